@@ -1,0 +1,66 @@
+/*
+ * For callers that bring their own transport: which address now, and how did it go. Discovery, balancing and counters as for
+ * calls that libmesh makes itself.
+ */
+#ifndef MESH_ENDPOINT_H
+#define MESH_ENDPOINT_H
+
+#include <mesh/client.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A choice. It holds the endpoint until mesh_report(). */
+struct mesh_pick {
+	uint32_t size;
+	uint32_t reserved;
+	uint64_t handle[3];  /* the library's */
+	char address[64];    /* "10.0.0.4:9000", "[::1]:9000" */
+};
+
+enum mesh_outcome {
+	MESH_OUTCOME_OK = 0,
+	MESH_OUTCOME_FAILED = 1,    /* it answered with an error that is its own fault */
+	MESH_OUTCOME_OVERLOAD = 2,  /* it said that it is too busy */
+	MESH_OUTCOME_TIMEOUT = 3,
+	MESH_OUTCOME_UNREACHABLE = 4, /* no connection */
+	MESH_OUTCOME_CANCELLED = 5, /* the caller gave up: says nothing about the endpoint */
+	MESH_OUTCOME_COUNT = 6
+};
+
+/*
+ * Chooses an endpoint of the client's service.
+ *
+ * thread   any, without a lock and without waiting
+ * memory   every successful pick needs one mesh_report(), from any thread
+ * errors   MESH_E_NO_NAME      no source knows the service (or has not answered yet)
+ *          MESH_E_NO_ENDPOINT  it has no usable endpoint
+ *          MESH_E_FORKED, MESH_E_VERSION
+ * since    0.1
+ */
+MESH_API int mesh_pick(mesh_client *client, struct mesh_pick *pick, struct mesh_error *err);
+
+/* Says how it went and how long it took. thread any, without a lock. since 0.1 */
+MESH_API int mesh_report(mesh_client *client, struct mesh_pick *pick, int32_t outcome, uint64_t latency_ns);
+
+/* One endpoint as discovery and balancer see it; strings are valid inside the callback. */
+struct mesh_endpoint_info {
+	uint32_t size;
+	uint32_t in_flight;
+	const char *address;
+	const char *source;      /* "local", "static", "file" */
+	uint64_t first_seen_ns, last_seen_ns; /* CLOCK_MONOTONIC */
+	uint32_t is_draining;    /* left the set, still has calls */
+	uint32_t weight;
+};
+typedef void (*mesh_endpoint_fn)(const struct mesh_endpoint_info *info, void *user);
+
+/* Lists the endpoints of now. returns their number, or an error as mesh_pick(). thread any but inside `fn`. since 0.1 */
+MESH_API int mesh_endpoints_list(mesh_client *client, mesh_endpoint_fn fn, void *user);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

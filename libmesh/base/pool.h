@@ -1,0 +1,26 @@
+/*
+ * Memory for one loop: free lists per size class, refilled from the heap, never given back before fini. Not thread-safe.
+ * Bounded by what was in use at once. Larger blocks go straight to the heap.
+ */
+#ifndef MESH_BASE_POOL_H
+#define MESH_BASE_POOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { MESH__POOL_CLASSES = 10, MESH__POOL_SMALLEST = 32 }; /* 32 B to 16 KiB */
+
+struct mesh__pool {
+	void *free_lists[MESH__POOL_CLASSES];
+	void *slabs;       /* one linked list of all, for fini */
+	uint64_t in_use;   /* blocks handed out */
+};
+
+void mesh__pool_init(struct mesh__pool *pool);
+void mesh__pool_fini(struct mesh__pool *pool);
+void *mesh__pool_alloc(struct mesh__pool *pool, size_t bytes); /* NULL: out of memory */
+void *mesh__pool_zalloc(struct mesh__pool *pool, size_t bytes);
+void *mesh__pool_realloc(struct mesh__pool *pool, void *memory, size_t bytes);
+void mesh__pool_free(struct mesh__pool *pool, void *memory); /* NULL is fine */
+
+#endif

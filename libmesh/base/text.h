@@ -1,0 +1,27 @@
+/*
+ * Builds text in the caller's fixed storage: always NUL-terminated, never past the end; what does not fit is cut and marked.
+ * For sentences in errors and logs, file names and the like.
+ */
+#ifndef MESH_BASE_TEXT_H
+#define MESH_BASE_TEXT_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+struct mesh__text {
+	char *data;
+	size_t capacity, len;
+	bool is_cut;
+};
+
+void mesh__text_init(struct mesh__text *text, char *storage, size_t capacity); /* capacity >= 1 */
+void mesh__text_add(struct mesh__text *text, const char *piece);
+void mesh__text_add_bytes(struct mesh__text *text, const char *piece, size_t len);
+void mesh__text_addf(struct mesh__text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void mesh__text_addv(struct mesh__text *text, const char *format, va_list args);
+
+/* Adds bytes of a stranger: control characters and bytes outside ASCII become \xNN, so that no terminal obeys them. */
+void mesh__text_add_escaped(struct mesh__text *text, const char *piece, size_t len);
+
+#endif

@@ -1,0 +1,108 @@
+/*
+ * Names and endpoints: who offers a service, kept as immutable snapshots that every thread may read without a lock.
+ *
+ * Sources (one file each: source_local.c, source_static.c, source_file.c) live on the control loop, the mesh's first, and
+ * deliver whole sets; the directory compares them with what it has (an endpoint that stays keeps its history), publishes a new
+ * snapshot by RCU, and tells those who watch. A source that fails never empties a set: the last known good stays.
+ *
+ * An endpoint is alive while it is in a set, while a call is in flight on it (the count is the reference: see below), and while
+ * somebody holds a long reference (a connection pool).
+ */
+#ifndef MESH_DISCOVERY_DIRECTORY_H
+#define MESH_DISCOVERY_DIRECTORY_H
+
+#include "base/address.h"
+#include "base/list.h"
+#include "base/shard.h"
+#include "loop/loop.h"
+#include "mesh/error.h"
+
+struct mesh__config;
+struct mesh__stats;
+struct mesh__directory;
+struct mesh__service;
+struct mesh__announcement;
+
+/* At most 64 bytes (scoreboard S19); what is only needed once it is connected hangs off `connected`. */
+struct mesh__endpoint {
+	_Atomic int32_t in_flight[MESH__SHARD_COUNT]; /* by thread; only the sum means something */
+	struct mesh__address address;
+	uint16_t weight;
+	atomic_bool is_removed;
+	uint8_t source;        /* index of the directory's source */
+	_Atomic(void *) connected; /* flow's: pools per loop and counters, made on first use */
+};
+
+enum mesh__service_state {
+	MESH__SERVICE_RESOLVING, /* no source has answered yet */
+	MESH__SERVICE_READY,     /* at least one endpoint */
+	MESH__SERVICE_EMPTY,     /* a source knows the name, and it has no endpoint */
+	MESH__SERVICE_UNKNOWN,   /* all sources have answered, and none knows the name */
+};
+
+struct mesh__directory_options {
+	const struct mesh__config *config;
+	struct mesh__stats *stats;
+	const struct mesh__log *log;
+	struct mesh__loop *control; /* sources live here */
+	void (*on_endpoint_free)(struct mesh__endpoint *ep, void *user); /* on the control loop, before an endpoint is freed */
+	void *user;
+};
+
+/* thread: the opener's; sources start on the control loop. Errors: MESH_E_OPTION (names what is wrong in `discovery`), NOMEM, ... */
+int mesh__directory_open(const struct mesh__directory_options *opts, struct mesh__directory **out, struct mesh_error *err);
+void mesh__directory_stop(struct mesh__directory *dir);  /* on the control loop: sources end, watchers are forgotten */
+void mesh__directory_free(struct mesh__directory *dir);  /* after all loops have stopped */
+
+/* thread any (takes a lock; not on the call path). The service lives as long as the directory; asking again gives the same one. */
+int mesh__directory_service(struct mesh__directory *dir, const char *name, struct mesh__service **out, struct mesh_error *err);
+
+const char *mesh__service_name(const struct mesh__service *service);
+enum mesh__service_state mesh__service_state(const struct mesh__service *service); /* thread any, no lock */
+
+/* Why it is in this state, as a sentence about sources ("local: no server of `users` on this machine; static: not listed"). thread any. */
+void mesh__service_explain(struct mesh__service *service, char *text, size_t capacity);
+
+/*
+ * Picks an endpoint and counts it as in flight; mesh__endpoint_done() must follow. Power of two choices over calls in flight.
+ * `avoid`: endpoints that this call has tried; taken again only if there is no other. NULL: no usable endpoint.
+ * thread any, without a lock; `random` is the thread's own.
+ */
+struct mesh__endpoint *mesh__service_pick(struct mesh__service *service, struct mesh__random *random, uint32_t shard,
+					  struct mesh__endpoint *const *avoid, uint32_t avoid_count);
+static inline void mesh__endpoint_done(struct mesh__endpoint *ep, uint32_t shard)
+{
+	mesh__shard_add_i32(&ep->in_flight[shard], shard, -1);
+}
+int32_t mesh__endpoint_in_flight(const struct mesh__endpoint *ep);
+
+/* A long reference, for pools. thread any. */
+void mesh__endpoint_ref(struct mesh__endpoint *ep);
+void mesh__endpoint_unref(struct mesh__endpoint *ep);
+
+/* Told, on the control loop, whenever state or set of the service changes. The watch belongs to the caller; it may remove itself. */
+struct mesh__service_watch {
+	struct mesh__list node;
+	void (*changed)(struct mesh__service_watch *watch, struct mesh__service *service);
+};
+void mesh__service_watch_add(struct mesh__service *service, struct mesh__service_watch *watch); /* on the control loop */
+void mesh__service_watch_remove(struct mesh__service_watch *watch);
+
+/* Lists the endpoints, also those that left the set and still have calls. thread any; `fn` must not wait. */
+struct mesh__endpoint_view {
+	const struct mesh__endpoint *ep;
+	const char *source;
+	uint64_t first_seen_ns, last_seen_ns;
+	bool is_draining;
+};
+int mesh__service_list(struct mesh__service *service, void (*fn)(const struct mesh__endpoint_view *view, void *user), void *user);
+
+/*
+ * Offers `service` at `address` to others, through every source that can (local:). thread any but the loop's... see each source.
+ * withdraw takes it out at once and frees the announcement. Errors: MESH_E_SYSTEM, MESH_E_NOT_PRIVATE, MESH_E_NO_DESCRIPTORS, NOMEM.
+ */
+int mesh__directory_announce(struct mesh__directory *dir, const char *service, const struct mesh__address *address,
+			     struct mesh__announcement **out, struct mesh_error *err);
+void mesh__announcement_withdraw(struct mesh__announcement *announcement);
+
+#endif
