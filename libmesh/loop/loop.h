@@ -65,12 +65,11 @@ enum {
 struct mesh__loop {
 	struct {
 		_Atomic(struct mesh__task *) mailbox; /* a stack, newest first; NULL: empty */
-		atomic_bool is_stopping;
 	} shared;
 
 	/* Everything below: on_loop. */
 	struct event_base *base;
-	bool owns_base, has_thread, runs_deferred;
+	bool owns_base, has_thread, is_closed;
 	int32_t index;
 	pthread_t thread;
 	const struct mesh__log *log;
