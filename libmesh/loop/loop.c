@@ -105,6 +105,25 @@ static void run_flushes(struct mesh__loop *lp)
 	}
 }
 
+static void run_stack(struct mesh__loop *lp, struct mesh__task *newest)
+{
+	struct mesh__task *oldest = NULL;
+
+	while (newest) {
+		struct mesh__task *next = newest->next;
+
+		newest->next = oldest;
+		oldest = newest;
+		newest = next;
+	}
+	while (oldest) {
+		struct mesh__task *task = oldest;
+
+		oldest = task->next;
+		task->run(task, lp);
+	}
+}
+
 static void finish_turn(struct mesh__loop *lp)
 {
 	int round = 0;
@@ -116,6 +135,8 @@ static void finish_turn(struct mesh__loop *lp)
 		if (!lp->deferred_first)
 			run_flushes(lp);
 	}
+	if (atomic_load_explicit(&lp->shared.returned, memory_order_relaxed))
+		run_stack(lp, atomic_exchange_explicit(&lp->shared.returned, NULL, memory_order_acquire));
 	mesh__timer_arm(lp);
 	lp->is_turn_end_due = false;
 	if (lp->deferred_first || !mesh__list_is_empty(&lp->flushes)) {
@@ -134,25 +155,6 @@ static void on_turn_end(evutil_socket_t fd, short what, void *user)
 	(void)what;
 	finish_turn(lp);
 	mesh__loop_leave(outer);
-}
-
-static void run_stack(struct mesh__loop *lp, struct mesh__task *newest)
-{
-	struct mesh__task *oldest = NULL;
-
-	while (newest) {
-		struct mesh__task *next = newest->next;
-
-		newest->next = oldest;
-		oldest = newest;
-		newest = next;
-	}
-	while (oldest) {
-		struct mesh__task *task = oldest;
-
-		oldest = task->next;
-		task->run(task, lp);
-	}
 }
 
 static void on_wake(struct mesh__watch *watch, struct mesh__loop *lp, int what)
@@ -226,9 +228,9 @@ static struct event_base *new_base(void)
 	return base;
 }
 
-int mesh__loop_init(struct mesh__loop *lp, const struct mesh__loop_options *opts)
+static int init(struct mesh__loop *lp, const struct mesh__loop_options *opts)
 {
-	int rc = MESH_E_NOMEM;
+	int rc;
 
 	*lp = (struct mesh__loop){ .log = opts->log, .index = opts->index, .beat = opts->beat, .beat_user = opts->beat_user,
 				   .wake_fd = -1, .timer_fd = -1 };
@@ -241,31 +243,64 @@ int mesh__loop_init(struct mesh__loop *lp, const struct mesh__loop_options *opts
 	lp->owns_base = opts->base == NULL;
 	lp->scratch = mesh__memory_alloc(MESH__LOOP_BUFFER_BYTES);
 	if (!lp->scratch)
-		goto fail;
+		return MESH_E_NOMEM;
 	errno = ENOMEM;
 	lp->base = opts->base ? opts->base : new_base();
-	if (!lp->base) {
-		rc = mesh__loop_errno();
-		goto fail;
-	}
+	if (!lp->base)
+		return mesh__loop_errno();
 	lp->turn_end = event_new(lp->base, -1, 0, on_turn_end, lp);
 	if (!lp->turn_end)
-		goto fail;
+		return MESH_E_NOMEM;
 	rc = open_descriptors(lp);
+	if (!rc)
+		rc = mesh__watch_open(lp, &lp->wake_watch, lp->wake_fd, MESH__WATCH_READ, on_wake);
+	if (!rc)
+		rc = mesh__watch_open(lp, &lp->timer_watch, lp->timer_fd, MESH__WATCH_READ, mesh__timer_on_ready);
 	if (rc)
-		goto fail;
-	rc = mesh__watch_open(lp, &lp->wake_watch, lp->wake_fd, MESH__WATCH_READ, on_wake);
-	if (rc)
-		goto fail;
-	rc = mesh__watch_open(lp, &lp->timer_watch, lp->timer_fd, MESH__WATCH_READ, mesh__timer_on_ready);
-	if (rc)
-		goto fail;
+		return rc;
 	lp->heartbeat.fire = beat;
 	mesh__timer_set(lp, &lp->heartbeat, lp->now_ns + MESH__NS_PER_SEC);
 	return 0;
-fail:
-	mesh__loop_fini(lp);
-	return rc;
+}
+
+/* All but the memory that others may hold. */
+static void fini(struct mesh__loop *lp)
+{
+	mesh__watch_close(&lp->timer_watch);
+	mesh__watch_close(&lp->wake_watch);
+	mesh__timer_cancel(&lp->heartbeat);
+	if (lp->turn_end)
+		event_free(lp->turn_end);
+	if (lp->owns_base && lp->base)
+		event_base_free(lp->base);
+	mesh__descriptors_close(lp->timer_fd);
+	mesh__descriptors_close(lp->wake_fd);
+	mesh__memory_free(lp->scratch);
+}
+
+static void free_memory(struct mesh__loop *lp)
+{
+	mesh__pool_fini(&lp->pool);
+	pthread_mutex_destroy(&lp->late_lock);
+	mesh__memory_free(lp);
+}
+
+int mesh__loop_new(struct mesh__loop **out, const struct mesh__loop_options *opts)
+{
+	struct mesh__loop *lp = mesh__memory_alloc(sizeof(*lp));
+	int rc;
+
+	if (!lp)
+		return MESH_E_NOMEM;
+	rc = init(lp, opts);
+	pthread_mutex_init(&lp->late_lock, NULL);
+	if (rc) {
+		fini(lp);
+		free_memory(lp);
+		return rc;
+	}
+	*out = lp;
+	return 0;
 }
 
 static void *thread_main(void *user)
@@ -342,23 +377,48 @@ void mesh__loop_stop(struct mesh__loop *lp, struct mesh__task *last)
 	}
 }
 
-void mesh__loop_fini(struct mesh__loop *lp)
+void mesh__loop_free(struct mesh__loop *lp)
 {
-	mesh__watch_close(&lp->timer_watch);
-	mesh__watch_close(&lp->wake_watch);
-	mesh__timer_cancel(&lp->heartbeat);
-	if (lp->turn_end)
-		event_free(lp->turn_end);
-	if (lp->owns_base && lp->base)
-		event_base_free(lp->base);
-	mesh__descriptors_close(lp->timer_fd);
-	mesh__descriptors_close(lp->wake_fd);
-	mesh__pool_fini(&lp->pool);
-	mesh__memory_free(lp->scratch);
-	lp->turn_end = NULL;
-	lp->base = NULL;
-	lp->scratch = NULL;
-	lp->timer_fd = lp->wake_fd = -1;
+	bool is_orphan;
+
+	if (!lp)
+		return;
+	fini(lp);
+	pthread_mutex_lock(&lp->late_lock);
+	run_stack(lp, atomic_exchange_explicit(&lp->shared.returned, &closed_mark, memory_order_acq_rel));
+	is_orphan = lp->is_orphan = lp->live > 0;
+	pthread_mutex_unlock(&lp->late_lock);
+	if (!is_orphan)
+		free_memory(lp);
+}
+
+static void return_late(struct mesh__loop *lp, struct mesh__task *task)
+{
+	bool is_last;
+
+	pthread_mutex_lock(&lp->late_lock);
+	task->run(task, lp);
+	is_last = lp->is_orphan && lp->live == 0;
+	pthread_mutex_unlock(&lp->late_lock);
+	if (is_last)
+		free_memory(lp);
+}
+
+void mesh__loop_return(struct mesh__loop *lp, struct mesh__task *task)
+{
+	struct mesh__task *head = atomic_load_explicit(&lp->shared.returned, memory_order_acquire);
+
+	if (mesh__loop_is_mine(lp)) {
+		task->run(task, lp);
+		return;
+	}
+	do {
+		if (head == &closed_mark) {
+			return_late(lp, task);
+			return;
+		}
+		task->next = head;
+	} while (!atomic_compare_exchange_weak_explicit(&lp->shared.returned, &head, task, memory_order_acq_rel, memory_order_acquire));
 }
 
 void mesh__loop_turn_until(struct mesh__loop *lp, bool (*done)(void *), void *user, uint64_t until_ns)

@@ -64,7 +64,8 @@ enum {
 
 struct mesh__loop {
 	struct {
-		_Atomic(struct mesh__task *) mailbox; /* a stack, newest first; NULL: empty */
+		_Atomic(struct mesh__task *) mailbox;  /* a stack, newest first; NULL: empty */
+		_Atomic(struct mesh__task *) returned; /* the same, of objects to be freed: not worth a wake-up */
 	} shared;
 
 	/* Everything below: on_loop. */
@@ -77,6 +78,10 @@ struct mesh__loop {
 	struct mesh__random random;
 	struct mesh__pool pool; /* memory of calls, streams and frames */
 	uint8_t *scratch;       /* MESH__LOOP_BUFFER_BYTES, for one read or one flush at a time */
+
+	uint64_t live; /* objects that others may still hold: the loop's memory outlives them */
+	pthread_mutex_t late_lock; /* guards all of the loop's memory once it has been freed by its owner */
+	bool is_orphan;
 
 	struct mesh__task *deferred_first, **deferred_last;
 	struct mesh__list flushes;
@@ -104,14 +109,20 @@ struct mesh__loop_options {
 };
 
 /*
- * Life: init, start (own thread only), stop, fini. stop posts `last` (may be NULL), which ends all that lives on the loop, and
+ * Life: new, start (own thread only), stop, free. stop posts `last` (may be NULL), which ends all that lives on the loop, and
  * joins; on a foreign base it runs `last` and what that defers right here.
  * Errors: MESH_E_NOMEM, MESH_E_NO_DESCRIPTORS, MESH_E_SYSTEM.
  */
-int mesh__loop_init(struct mesh__loop *lp, const struct mesh__loop_options *opts);
+int mesh__loop_new(struct mesh__loop **out, const struct mesh__loop_options *opts);
 int mesh__loop_start(struct mesh__loop *lp);
 void mesh__loop_stop(struct mesh__loop *lp, struct mesh__task *last);
-void mesh__loop_fini(struct mesh__loop *lp);
+void mesh__loop_free(struct mesh__loop *lp); /* after stop; what is still held by others keeps its memory until it is returned */
+
+/*
+ * Objects that live in the loop's memory and are held by other threads: lp->live counts them (on_loop: ++ when made). The last
+ * holder gives them back from any thread; task->run frees them and counts down, on the loop, or under a lock once it has gone.
+ */
+void mesh__loop_return(struct mesh__loop *lp, struct mesh__task *task);
 
 /* On a foreign base: turns it until `done` says so or `until_ns`. thread: the base's, outside its callbacks. */
 void mesh__loop_turn_until(struct mesh__loop *lp, bool (*done)(void *), void *user, uint64_t until_ns);

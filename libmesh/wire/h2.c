@@ -1,0 +1,486 @@
+/*
+ * The engine of a connection: bytes in, frames out, timers, the end. What the frames mean is in h2_session.c.
+ *
+ * Reading: readable -> recv into the loop's scratch -> nghttp2 -> our callbacks -> flush later.
+ * Writing: end of turn -> nghttp2 serialises frame by frame into the scratch -> send. What the socket does not take is kept
+ * (`unsent`), and nothing more is serialised until it has left: the bytes wait in the streams, where they are counted.
+ * Ending: any step may call mesh__conn_close(); the flush then says what is left to say, and conn_end() takes all apart.
+ */
+#include "wire/h2.h"
+
+#include "base/clock.h"
+#include "base/descriptors.h"
+#include "base/memory.h"
+#include "wire/h2_session.h"
+#include "wire/socket.h"
+
+#include <errno.h>
+#include <nghttp2/nghttp2.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { READS_PER_TURN_MAX = 4 /* then the others get their turn */ };
+
+#define TICK_NS MESH__NS_PER_SEC /* how often a connection looks at its timeouts: they are seconds to minutes */
+
+static const struct {
+	const char *name;
+	unsigned next;
+} states[] = {
+#define MESH_CONN_STATE(name, next) { #name, next },
+#include "tables/states.def"
+#undef MESH_CONN_STATE
+};
+
+static void set_state(struct mesh__conn *conn, enum mesh__conn_state to)
+{
+	if (states[conn->state].next & (1u << to))
+		conn->state = to;
+	else
+		mesh__log_write(conn->lp->log, MESH_LOG_ERROR, "connection: illegal move from %s to %s", states[conn->state].name,
+				states[to].name);
+}
+
+static void end(struct mesh__conn *conn)
+{
+	struct mesh__list *node;
+
+	set_state(conn, MESH__CONN_CLOSED);
+	mesh__timer_cancel(&conn->tick);
+	mesh__watch_close(&conn->watch);
+	mesh__descriptors_close(conn->fd);
+	conn->fd = -1;
+	if (conn->flush.node.next)
+		mesh__list_remove(&conn->flush.node);
+	while ((node = mesh__list_take_first(&conn->streams))) {
+		struct mesh__stream *stream = MESH__CONTAINER(node, struct mesh__stream, node);
+
+		mesh__h2_stream_closed(stream, MESH__H2_CANCEL, stream->headers_at >= conn->written_bytes);
+	}
+	nghttp2_session_del(conn->session);
+	conn->session = NULL;
+	mesh__memory_free(conn->unsent);
+	conn->unsent = NULL;
+	conn->events->on_close(conn);
+}
+
+static void remember_reason(struct mesh__conn *conn, int32_t code, const char *reason, const char *text)
+{
+	if (conn->close_reason[0])
+		return;
+	conn->close_code = code;
+	snprintf(conn->close_reason, sizeof(conn->close_reason), "%s", reason);
+	snprintf(conn->close_text, sizeof(conn->close_text), "%s", text);
+}
+
+void mesh__conn_close(struct mesh__conn *conn, int32_t code, const char *reason, const char *text)
+{
+	if (conn->state >= MESH__CONN_CLOSING)
+		return;
+	remember_reason(conn, code, reason, text);
+	set_state(conn, MESH__CONN_CLOSING);
+	mesh__loop_flush_later(conn->lp, &conn->flush);
+}
+
+void mesh__conn_abort(struct mesh__conn *conn, int32_t code, const char *reason, const char *text)
+{
+	if (conn->state == MESH__CONN_CLOSED)
+		return;
+	remember_reason(conn, code, reason, text);
+	if (conn->state != MESH__CONN_CLOSING)
+		set_state(conn, MESH__CONN_CLOSING);
+	end(conn);
+}
+
+static void close_with_errno(struct mesh__conn *conn, int number)
+{
+	char text[sizeof(conn->close_text)];
+
+	snprintf(text, sizeof(text), "%s", strerrordesc_np(number) ? strerrordesc_np(number) : "unknown error");
+	conn->is_broken = true;
+	mesh__conn_close(conn, MESH_E_LOST, "lost", text);
+}
+
+/* --- writing --- */
+
+static void want_events(struct mesh__conn *conn)
+{
+	int what = conn->reading_paused ? 0 : MESH__WATCH_READ;
+
+	if (conn->unsent_len || conn->state == MESH__CONN_CONNECTING)
+		what |= MESH__WATCH_WRITE;
+	if (conn->fd >= 0 && mesh__watch_want(&conn->watch, what))
+		mesh__conn_close(conn, MESH_E_NOMEM, "nomem", "out of memory while watching the socket");
+}
+
+/* Gives data to the socket; keeps what it does not take. false: the connection is broken. */
+static bool write_out(struct mesh__conn *conn, const uint8_t *data, size_t len)
+{
+	ssize_t n = conn->unsent_len ? -EAGAIN : mesh__socket_send(conn->fd, data, len);
+
+	if (n == (ssize_t)len) {
+		conn->written_bytes += len;
+		conn->last_write_ns = conn->lp->now_ns;
+		return true;
+	}
+	if (n < 0 && n != -EAGAIN) {
+		close_with_errno(conn, (int)-n);
+		return false;
+	}
+	if (n > 0) {
+		conn->written_bytes += (size_t)n;
+		conn->last_write_ns = conn->lp->now_ns;
+		data += n;
+		len -= (size_t)n;
+	}
+	conn->unsent = mesh__memory_alloc(len);
+	if (!conn->unsent) {
+		mesh__conn_close(conn, MESH_E_NOMEM, "nomem", "out of memory while writing");
+		return false;
+	}
+	memcpy(conn->unsent, data, len);
+	conn->unsent_at = 0;
+	conn->unsent_len = len;
+	want_events(conn);
+	return true;
+}
+
+bool mesh__h2_gather_flush(struct mesh__conn *conn)
+{
+	size_t len = conn->gathered;
+
+	conn->gathered = 0;
+	return len == 0 || write_out(conn, conn->gather, len);
+}
+
+uint8_t *mesh__h2_gather(struct mesh__conn *conn, size_t len)
+{
+	uint8_t *at;
+
+	if (conn->gathered + len > MESH__LOOP_BUFFER_BYTES && (!mesh__h2_gather_flush(conn) || conn->unsent_len))
+		return NULL;
+	at = conn->gather + conn->gathered;
+	conn->gathered += len;
+	conn->enqueued_bytes += len;
+	return at;
+}
+
+static void serialise(struct mesh__conn *conn)
+{
+	const uint8_t *data;
+	uint8_t *at;
+
+	conn->gather = conn->lp->scratch;
+	conn->gathered = 0;
+	while (!conn->unsent_len) {
+		/* Room for a whole frame first: what nghttp2 hands out cannot be handed back. */
+		if (conn->gathered + MESH__H2_FRAME_BYTES_MAX > MESH__LOOP_BUFFER_BYTES) {
+			if (!mesh__h2_gather_flush(conn) || conn->unsent_len)
+				break;
+		}
+		ssize_t n = nghttp2_session_mem_send(conn->session, &data);
+
+		if (n < 0) {
+			mesh__conn_close(conn, n == NGHTTP2_ERR_NOMEM ? MESH_E_NOMEM : MESH_E_PROTOCOL, "protocol", nghttp2_strerror((int)n));
+			break;
+		}
+		if (n == 0)
+			break;
+		at = mesh__h2_gather(conn, (size_t)n);
+		if (!at) {
+			mesh__conn_close(conn, MESH_E_INTERNAL, "internal", "a frame is larger than the buffer for frames");
+			break;
+		}
+		memcpy(at, data, (size_t)n);
+	}
+	mesh__h2_gather_flush(conn);
+}
+
+static void pause_or_resume_reading(struct mesh__conn *conn)
+{
+	bool pause = conn->queued_bytes > (conn->reading_paused ? conn->limits.queued_bytes_max / 2 : conn->limits.queued_bytes_max);
+
+	if (pause == conn->reading_paused)
+		return;
+	conn->reading_paused = pause;
+	want_events(conn);
+}
+
+static void on_flush(struct mesh__flush *flush, struct mesh__loop *lp)
+{
+	struct mesh__conn *conn = MESH__CONTAINER(flush, struct mesh__conn, flush);
+	uint64_t written = conn->written_bytes;
+
+	(void)lp;
+	if (conn->state == MESH__CONN_CONNECTING)
+		return;
+	if (conn->fd >= 0 && !conn->unsent_len && conn->session && !conn->is_broken)
+		serialise(conn);
+	if (conn->sent_cell && conn->written_bytes != written)
+		mesh__counter_add(conn->sent_cell, mesh__shard_mine(), conn->written_bytes - written);
+	if (conn->state == MESH__CONN_CLOSING) {
+		end(conn);
+		return;
+	}
+	pause_or_resume_reading(conn);
+	if (!conn->unsent_len && !nghttp2_session_want_read(conn->session) && !nghttp2_session_want_write(conn->session)) {
+		mesh__conn_close(conn, MESH_E_LOST, conn->state == MESH__CONN_DRAINING ? "drained" : "goaway", "the connection was ended in order");
+		return;
+	}
+	if (conn->state == MESH__CONN_DRAINING && conn->stream_count == 0 && !conn->unsent_len && conn->said_last_goaway)
+		mesh__conn_close(conn, MESH_E_LOST, "drained", "the connection was drained");
+}
+
+/* --- reading --- */
+
+static void read_some(struct mesh__conn *conn)
+{
+	struct mesh__loop *lp = conn->lp;
+	uint64_t total = 0;
+	bool more = true;
+
+	for (int i = 0; more && i < READS_PER_TURN_MAX && conn->state < MESH__CONN_CLOSING; i++) {
+		ssize_t n = mesh__socket_recv(conn->fd, lp->scratch, MESH__LOOP_BUFFER_BYTES), rv;
+
+		if (n == -EAGAIN)
+			break;
+		if (n < 0) {
+			close_with_errno(conn, (int)-n);
+			break;
+		}
+		if (n == 0) {
+			mesh__conn_close(conn, MESH_E_LOST, "lost", "the peer closed the connection");
+			break;
+		}
+		total += (uint64_t)n;
+		more = n == MESH__LOOP_BUFFER_BYTES;
+		rv = nghttp2_session_mem_recv(conn->session, lp->scratch, (size_t)n);
+		if (rv < 0)
+			mesh__h2_input_failed(conn, (int)rv);
+	}
+	if (total) {
+		conn->last_read_ns = lp->now_ns;
+		if (conn->received_cell)
+			mesh__counter_add(conn->received_cell, mesh__shard_mine(), total);
+	}
+	mesh__loop_flush_later(lp, &conn->flush);
+}
+
+static void write_unsent(struct mesh__conn *conn)
+{
+	ssize_t n = mesh__socket_send(conn->fd, conn->unsent + conn->unsent_at, conn->unsent_len);
+
+	if (n == -EAGAIN)
+		return;
+	if (n < 0) {
+		close_with_errno(conn, (int)-n);
+		return;
+	}
+	conn->written_bytes += (uint64_t)n;
+	conn->last_write_ns = conn->lp->now_ns;
+	if (conn->sent_cell)
+		mesh__counter_add(conn->sent_cell, mesh__shard_mine(), (uint64_t)n);
+	conn->unsent_at += (size_t)n;
+	conn->unsent_len -= (size_t)n;
+	if (conn->unsent_len)
+		return;
+	mesh__memory_free(conn->unsent);
+	conn->unsent = NULL;
+	want_events(conn);
+	mesh__loop_flush_later(conn->lp, &conn->flush);
+}
+
+static void opened(struct mesh__conn *conn)
+{
+	conn->opened_ns = conn->last_read_ns = conn->last_write_ns = conn->last_active_ns = conn->lp->now_ns;
+	set_state(conn, MESH__CONN_OPEN);
+	want_events(conn);
+	if (mesh__h2_begin(conn)) {
+		mesh__conn_close(conn, MESH_E_NOMEM, "nomem", "out of memory");
+		return;
+	}
+	conn->events->on_open(conn);
+	mesh__loop_flush_later(conn->lp, &conn->flush);
+	mesh__timer_set(conn->lp, &conn->tick, conn->lp->now_ns + TICK_NS);
+}
+
+static void on_ready(struct mesh__watch *watch, struct mesh__loop *lp, int what)
+{
+	struct mesh__conn *conn = MESH__CONTAINER(watch, struct mesh__conn, watch);
+
+	(void)lp;
+	if (conn->state == MESH__CONN_CONNECTING) {
+		int number = mesh__socket_result(conn->fd);
+
+		if (number)
+			close_with_errno(conn, number);
+		else
+			opened(conn);
+		return;
+	}
+	if (what & MESH__WATCH_WRITE && conn->unsent_len)
+		write_unsent(conn);
+	if (what & MESH__WATCH_READ && conn->state < MESH__CONN_CLOSING)
+		read_some(conn);
+}
+
+/* --- time --- */
+
+static bool is_over(uint64_t since_ns, uint64_t limit_ns, uint64_t now_ns)
+{
+	return limit_ns && now_ns - since_ns >= limit_ns && now_ns > since_ns;
+}
+
+static void check_streams(struct mesh__conn *conn, uint64_t now_ns)
+{
+	for (struct mesh__list *node = conn->streams.next, *next; node != &conn->streams; node = next) {
+		struct mesh__stream *stream = MESH__CONTAINER(node, struct mesh__stream, node);
+
+		next = node->next;
+		if (stream->is_gathering && is_over(stream->last_in_ns, conn->limits.body_timeout_ns, now_ns)) {
+			mesh__h2_count_abuse(conn, MESH__ABUSE_PROVOKED, now_ns);
+			mesh__stream_reset(stream, MESH__H2_CANCEL);
+		} else if (stream->out_bytes && !stream->is_deferred && is_over(stream->last_out_ns, conn->limits.write_timeout_ns, now_ns)) {
+			mesh__stream_reset(stream, MESH__H2_CANCEL);
+		}
+	}
+}
+
+static void keep_alive(struct mesh__conn *conn, uint64_t now_ns)
+{
+	if (!conn->limits.keepalive_interval_ns || conn->reading_paused)
+		return;
+	if (conn->ping_sent_ns && is_over(conn->ping_sent_ns, conn->limits.keepalive_timeout_ns, now_ns)) {
+		mesh__conn_close(conn, MESH_E_LOST, "keepalive", "the peer did not answer a keepalive ping");
+		return;
+	}
+	if (!conn->ping_sent_ns && conn->stream_count && is_over(conn->last_read_ns, conn->limits.keepalive_interval_ns, now_ns)) {
+		conn->ping_sent_ns = now_ns;
+		mesh__h2_ping(conn);
+	}
+}
+
+/* The reason to end this connection now, or NULL. */
+static const char *overdue(const struct mesh__conn *conn, uint64_t now_ns, const char **text)
+{
+	const struct mesh__conn_limits *limits = &conn->limits;
+
+	if (!conn->got_settings && is_over(conn->opened_ns, limits->preface_timeout_ns, now_ns)) {
+		*text = "the peer sent no HTTP/2 preface in time: is it an HTTP/2 peer?";
+		return "preface_timeout";
+	}
+	if (conn->header_since_ns && is_over(conn->header_since_ns, limits->header_timeout_ns, now_ns)) {
+		*text = "the peer did not finish a header block in time";
+		return "header_timeout";
+	}
+	if (conn->unsent_len && is_over(conn->last_write_ns, limits->write_timeout_ns, now_ns)) {
+		*text = "the peer did not read for too long";
+		return "write_stall";
+	}
+	return NULL;
+}
+
+static void on_tick(struct mesh__timer *timer, struct mesh__loop *lp)
+{
+	struct mesh__conn *conn = MESH__CONTAINER(timer, struct mesh__conn, tick);
+	uint64_t now_ns = lp->now_ns;
+	const char *reason, *text = "";
+
+	if (conn->state == MESH__CONN_CONNECTING) {
+		mesh__conn_close(conn, MESH_E_LOST, "connect_timeout", "no answer to the connection attempt in time");
+		return;
+	}
+	reason = overdue(conn, now_ns, &text);
+	if (reason) {
+		mesh__conn_close(conn, MESH_E_LOST, reason, text);
+		return;
+	}
+	if (conn->stream_count)
+		conn->last_active_ns = now_ns;
+	check_streams(conn, now_ns);
+	keep_alive(conn, now_ns);
+	if (conn->state == MESH__CONN_DRAINING && !conn->said_last_goaway && is_over(conn->drain_since_ns, TICK_NS, now_ns))
+		mesh__h2_say_last_goaway(conn);
+	if (conn->state == MESH__CONN_OPEN && (is_over(conn->last_active_ns, conn->limits.idle_timeout_ns, now_ns) ||
+					       is_over(conn->opened_ns, conn->limits.age_max_ns, now_ns))) {
+		remember_reason(conn, MESH_E_LOST, conn->stream_count ? "age" : "idle", "the connection reached its idle or age limit");
+		mesh__conn_drain(conn);
+	}
+	if (conn->state < MESH__CONN_CLOSING) {
+		mesh__timer_set(lp, &conn->tick, now_ns + TICK_NS);
+		mesh__loop_flush_later(lp, &conn->flush);
+	}
+}
+
+/* --- life --- */
+
+static void init(struct mesh__conn *conn, struct mesh__loop *lp, const struct mesh__address *peer, const struct mesh__conn_limits *limits,
+		 const struct mesh__conn_events *events, void *owner)
+{
+	*conn = (struct mesh__conn){ .events = events, .owner = owner, .lp = lp, .limits = *limits, .peer = *peer, .fd = -1 };
+	conn->flush.run = on_flush;
+	conn->tick.fire = on_tick;
+	mesh__list_init(&conn->streams);
+	mesh__list_init(&conn->flush.node);
+}
+
+int mesh__conn_connect(struct mesh__conn *conn, struct mesh__loop *lp, const struct mesh__address *peer, const struct mesh__conn_limits *limits,
+		       const struct mesh__conn_events *events, void *owner)
+{
+	int rc;
+
+	init(conn, lp, peer, limits, events, owner);
+	conn->state = MESH__CONN_CONNECTING;
+	rc = mesh__socket_connect(peer, &conn->fd);
+	if (rc)
+		return rc;
+	rc = mesh__watch_open(lp, &conn->watch, conn->fd, MESH__WATCH_WRITE, on_ready);
+	if (rc) {
+		mesh__descriptors_close(conn->fd);
+		conn->fd = -1;
+		return -ENOMEM;
+	}
+	mesh__timer_set(lp, &conn->tick, lp->now_ns + limits->connect_timeout_ns);
+	return 0;
+}
+
+int mesh__conn_accept(struct mesh__conn *conn, struct mesh__loop *lp, int fd, const struct mesh__address *peer,
+		      const struct mesh__conn_limits *limits, const struct mesh__conn_events *events, void *owner)
+{
+	int rc;
+
+	init(conn, lp, peer, limits, events, owner);
+	conn->is_server = true;
+	conn->state = MESH__CONN_CONNECTING;
+	conn->fd = fd;
+	rc = mesh__watch_open(lp, &conn->watch, fd, MESH__WATCH_READ, on_ready);
+	if (rc) {
+		mesh__descriptors_close(fd);
+		conn->fd = -1;
+		return rc;
+	}
+	opened(conn);
+	return 0;
+}
+
+void mesh__conn_drain(struct mesh__conn *conn)
+{
+	if (conn->state == MESH__CONN_CONNECTING) {
+		mesh__conn_close(conn, MESH_E_CLOSING, "drained", "the connection was drained before it was made");
+		return;
+	}
+	if (conn->state != MESH__CONN_OPEN)
+		return;
+	mesh__h2_say_goaway(conn);
+	mesh__h2_start_draining(conn);
+	mesh__loop_flush_later(conn->lp, &conn->flush);
+}
+
+void mesh__h2_start_draining(struct mesh__conn *conn)
+{
+	if (conn->state != MESH__CONN_OPEN)
+		return;
+	conn->drain_since_ns = conn->lp->now_ns;
+	set_state(conn, MESH__CONN_DRAINING);
+	conn->events->on_draining(conn);
+}
