@@ -29,6 +29,7 @@ struct mesh__endpoint {
 	struct mesh__address address;
 	uint16_t weight;
 	atomic_bool is_removed;
+	atomic_bool is_unreachable; /* the last try to connect failed: picked only if nothing better is there */
 	uint8_t source;        /* index of the directory's source */
 	_Atomic(void *) connected; /* flow's: pools per loop and counters, made on first use */
 };

@@ -113,7 +113,7 @@ static int wait_room(struct mesh__pipe *pipe, uint64_t len, uint32_t timeout_ms)
 		if (pipe->shared.last_is_out)
 			return MESH_E_STATE;
 		/* A message larger than the buffer goes when the buffer is empty. */
-		if (pipe->shared.out_bytes == 0 || pipe->shared.out_bytes + len <= pipe->limit_bytes)
+		if (len == 0 || pipe->shared.out_bytes == 0 || pipe->shared.out_bytes + len <= pipe->limit_bytes)
 			return 0;
 		pipe->shared.wants_writable = true;
 		if (!timeout_ms)
@@ -260,7 +260,7 @@ static void move_out(struct mesh__pipe *pipe)
 		chunk->chunk.release = chunk_taken;
 		mesh__stream_send(pipe->stream, &chunk->chunk);
 	}
-	if (is_last && !pipe->end_passed) {
+	if (is_last && !pipe->end_passed && !pipe->end_waits) {
 		pipe->end_passed = true;
 		mesh__stream_send_end(pipe->stream, pipe->stream->trailers, pipe->stream->trailer_count);
 	}
@@ -284,6 +284,12 @@ void mesh__pipe_attach(struct mesh__pipe *pipe, struct mesh__stream *stream)
 {
 	pipe->stream = stream;
 	pipe->end_passed = false;
+	move_out(pipe);
+}
+
+void mesh__pipe_allow_end(struct mesh__pipe *pipe)
+{
+	pipe->end_waits = false;
 	move_out(pipe);
 }
 

@@ -20,6 +20,7 @@ struct mesh__pipe_chunk;
 
 struct mesh__pipe {
 	struct mesh__loop *lp;
+	void *owner;
 	bool is_grpc;
 	uint64_t limit_bytes, message_max_bytes;
 	void (*notify)(struct mesh__pipe *pipe, int what); /* on_loop: something became possible */
@@ -46,6 +47,7 @@ struct mesh__pipe {
 	uint32_t prefix_len;
 	uint64_t withheld_bytes;
 	bool sent_any, end_passed;
+	bool end_waits; /* set by a server: the end needs trailers first, see mesh__pipe_allow_end() */
 };
 
 int mesh__pipe_init(struct mesh__pipe *pipe, struct mesh__loop *lp, bool is_grpc, uint64_t limit_bytes, uint64_t message_max_bytes);
@@ -57,7 +59,7 @@ int mesh__pipe_recv(struct mesh__pipe *pipe, struct mesh_message *out, uint32_t 
 
 /* on_loop */
 void mesh__pipe_attach(struct mesh__pipe *pipe, struct mesh__stream *stream);
-/* `end_trailers`: what mesh__stream_send_end() gets when the last chunk has been passed; set by the owner before. */
+void mesh__pipe_allow_end(struct mesh__pipe *pipe); /* stream->trailers are set: the end may follow the last chunk */
 int mesh__pipe_feed(struct mesh__pipe *pipe, const uint8_t *data, size_t len); /* MESH_E_TOO_LARGE, _PROTOCOL, _NOMEM */
 void mesh__pipe_end_input(struct mesh__pipe *pipe);           /* the peer has said all */
 void mesh__pipe_end(struct mesh__pipe *pipe, int32_t result); /* the stream is over; result 0: in order */

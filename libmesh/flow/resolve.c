@@ -1,0 +1,94 @@
+/*
+ * Does anybody know the name? If not yet, the call waits, for at most `resolve.timeout`: a server that is just starting is the
+ * usual reason. MESH_CALL_FAIL_FAST does not wait for a server, only for the sources' first answer.
+ */
+#include "flow/call.h"
+
+#include "base/clock.h"
+
+static void blame_name(struct mesh_call *call, enum mesh__service_state state)
+{
+	char why[400];
+
+	mesh__service_explain(call->target->service, why, sizeof(why));
+	mesh__call_blame(call, state == MESH__SERVICE_EMPTY ? MESH_E_NO_ENDPOINT : MESH_E_NO_NAME, MESH_STAGE_RESOLVE, "%s: no endpoint: %s",
+			 call->target->name, why);
+}
+
+static void leave_pending(struct mesh_call *call)
+{
+	if (!call->is_pending)
+		return;
+	call->is_pending = false;
+	mesh__call_target_loop(call)->pending--;
+}
+
+void mesh__resolve_leave(struct mesh_call *call)
+{
+	mesh__timer_cancel(&call->resolve_limit);
+	if (call->name_node.next)
+		mesh__list_remove(&call->name_node);
+	leave_pending(call);
+}
+
+static void on_limit(struct mesh__timer *timer, struct mesh__loop *lp)
+{
+	struct mesh_call *call = MESH__CONTAINER(timer, struct mesh_call, resolve_limit);
+
+	(void)lp;
+	mesh__resolve_leave(call);
+	blame_name(call, mesh__service_state(call->target->service));
+	mesh__call_end(call);
+}
+
+static enum mesh__verdict wait_for_name(struct mesh_call *call)
+{
+	struct mesh__target_loop *tl = mesh__call_target_loop(call);
+	const struct mesh__service_config *cfg = call->target->cfg;
+	uint64_t limit_ns = atomic_load_explicit(&cfg->resolve_timeout_ns, memory_order_relaxed);
+	uint32_t pending_max = atomic_load_explicit(&cfg->pending_max, memory_order_relaxed);
+
+	if (tl->pending >= pending_max) {
+		mesh__call_blame(call, MESH_E_REFUSED_LOCALLY, MESH_STAGE_RESOLVE, "%s: %u calls wait on this loop already (option pending.max)",
+				 call->target->name, pending_max);
+		return MESH__REFUSE;
+	}
+	tl->pending++;
+	call->is_pending = true;
+	mesh__list_append(&tl->waiting_name, &call->name_node);
+	call->resolve_limit.fire = on_limit;
+	mesh__timer_set(call->lp, &call->resolve_limit, call->start_ns + limit_ns);
+	return MESH__WAIT;
+}
+
+enum mesh__verdict mesh__step_resolve(struct mesh_call *call)
+{
+	enum mesh__service_state state = mesh__service_state(call->target->service);
+
+	if (state == MESH__SERVICE_READY) {
+		call->info.resolve_ns = call->lp->now_ns - call->start_ns - call->info.queue_ns;
+		return MESH__GO;
+	}
+	if (state != MESH__SERVICE_RESOLVING && call->flags & MESH_CALL_FAIL_FAST) {
+		blame_name(call, state);
+		return MESH__REFUSE;
+	}
+	return wait_for_name(call);
+}
+
+/* The set has changed: everybody asks again. */
+void mesh__resolve_wake(struct mesh__target_loop *tl)
+{
+	struct mesh__list *node, all = tl->waiting_name;
+
+	if (mesh__list_is_empty(&tl->waiting_name) || mesh__service_state(tl->target->service) == MESH__SERVICE_RESOLVING)
+		return;
+	all.next->prev = all.prev->next = &all;
+	mesh__list_init(&tl->waiting_name);
+	while ((node = mesh__list_take_first(&all))) {
+		struct mesh_call *call = MESH__CONTAINER(node, struct mesh_call, name_node);
+
+		mesh__resolve_leave(call);
+		mesh__call_resume(call);
+	}
+}

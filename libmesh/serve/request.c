@@ -1,0 +1,414 @@
+/*
+ * A request from its first header to its last event.
+ *
+ * References: the stream holds one until it is closed, each task on its way holds one, and all of the users' references hold
+ * one together. When the users let go of a request that nobody answered, it is answered with an error.
+ */
+#include "serve/serve.h"
+
+#include "base/clock.h"
+#include "base/memory.h"
+
+#include <string.h>
+
+static struct mesh_request *of(struct mesh__stream *stream)
+{
+	return MESH__CONTAINER(stream, struct mesh_request, stream);
+}
+
+/* --- references --- */
+
+void mesh__request_hold(struct mesh_request *request)
+{
+	atomic_fetch_add_explicit(&request->refs, 1, memory_order_relaxed);
+}
+
+static void free_request(struct mesh__task *task, struct mesh__loop *lp)
+{
+	struct mesh_request *request = MESH__CONTAINER(task, struct mesh_request, task);
+
+	mesh__stream_fini(&request->stream, &lp->pool);
+	mesh__pool_free(&lp->pool, request->body);
+	mesh__reply_free_blocks(request);
+	if (request->pipe) {
+		mesh__pipe_fini(request->pipe);
+		mesh__memory_free(request->pipe);
+	}
+	if (request->server) { /* the slot is free only now: whoever held the request was working for it */
+		mesh__list_remove(&request->entry_node);
+		if (request->entry)
+			request->entry->running--;
+		request->sl->request_count--;
+		atomic_fetch_sub_explicit(&request->server->request_count, 1, memory_order_relaxed);
+	}
+	lp->live--;
+	mesh__pool_free(&lp->pool, request);
+}
+
+void mesh__request_orphan_all(struct mesh__conn_entry *entry)
+{
+	struct mesh__list *node;
+
+	while ((node = mesh__list_take_first(&entry->requests))) {
+		struct mesh_request *request = MESH__CONTAINER(node, struct mesh_request, entry_node);
+
+		request->entry = NULL;
+		mesh__list_append(&entry->sl->orphans, node);
+	}
+}
+
+void mesh__request_forget_server(struct mesh__server_loop *sl)
+{
+	struct mesh__list *node;
+
+	while ((node = mesh__list_take_first(&sl->orphans)))
+		MESH__CONTAINER(node, struct mesh_request, entry_node)->server = NULL;
+}
+
+void mesh__request_drop(struct mesh_request *request)
+{
+	if (atomic_fetch_sub_explicit(&request->refs, 1, memory_order_acq_rel) != 1)
+		return;
+	request->task.run = free_request;
+	mesh__loop_return(request->lp, &request->task);
+}
+
+mesh_request *mesh_request_ref(mesh_request *request)
+{
+	if (request)
+		atomic_fetch_add_explicit(&request->user_refs, 1, memory_order_relaxed);
+	return request;
+}
+
+/* On the loop: the users have let go. */
+static void end_unanswered(struct mesh__task *task, struct mesh__loop *lp)
+{
+	struct mesh_request *request = MESH__CONTAINER(task, struct mesh_request, auto_reply);
+
+	(void)lp;
+	if (!atomic_load_explicit(&request->is_answered, memory_order_acquire))
+		mesh__request_refuse(request, 500, MESH__GRPC_UNKNOWN, "the handler ended without an answer");
+	mesh__request_drop(request);
+}
+
+void mesh_request_unref(mesh_request *request)
+{
+	if (!request || atomic_fetch_sub_explicit(&request->user_refs, 1, memory_order_acq_rel) != 1)
+		return;
+	/* The usual case: answered, nothing left to do. */
+	if (atomic_load_explicit(&request->is_answered, memory_order_acquire)) {
+		mesh__request_drop(request);
+		return;
+	}
+	request->auto_reply.run = end_unanswered;
+	if (mesh__loop_is_mine(request->lp))
+		end_unanswered(&request->auto_reply, request->lp);
+	else if (!mesh__loop_post(request->lp, &request->auto_reply))
+		mesh__request_drop(request);
+}
+
+/* --- events --- */
+
+static void drop_node(struct mesh__queue_node *node, bool is_taken)
+{
+	struct mesh_request *request = node->event.request;
+
+	/* A request event hands its user reference to whoever takes it. */
+	if (node->event.type == MESH_EVENT_REQUEST) {
+		if (!is_taken)
+			mesh_request_unref(request);
+		return;
+	}
+	mesh__request_drop(request);
+}
+
+static void push(struct mesh_request *request, uint32_t index, const struct mesh_event *event)
+{
+	struct mesh__queue_node *node = &request->nodes[index];
+
+	node->event = *event;
+	node->drop = drop_node;
+	if (index)
+		mesh__request_hold(request);
+	if (!mesh__queue_push(request->handler->queue, node) && (index || !atomic_load_explicit(&node->is_queued, memory_order_acquire)))
+		drop_node(node, false);
+}
+
+void mesh__request_emit(struct mesh_request *request, uint32_t type, int32_t code)
+{
+	struct mesh_event event = { .size = sizeof(event), .type = type, .code = code, .request = request };
+
+	if (!request->handler)
+		return;
+	event.token = request->handler->token;
+	if (request->on_event && type != MESH_EVENT_REQUEST)
+		request->on_event(&event, request->on_event_user);
+	else if (request->handler->queue)
+		push(request, type - MESH_EVENT_REQUEST, &event);
+}
+
+static void pipe_notify(struct mesh__pipe *pipe, int what)
+{
+	if (what & MESH__PIPE_READABLE)
+		mesh__request_emit(pipe->owner, MESH_EVENT_REQUEST_READABLE, 0);
+	if (what & MESH__PIPE_WRITABLE)
+		mesh__request_emit(pipe->owner, MESH_EVENT_REQUEST_WRITABLE, 0);
+}
+
+static void pipe_hold(struct mesh__pipe *pipe)
+{
+	mesh__request_hold(pipe->owner);
+}
+
+static void pipe_drop(struct mesh__pipe *pipe)
+{
+	mesh__request_drop(pipe->owner);
+}
+
+static int make_pipe(struct mesh_request *request)
+{
+	struct mesh__pipe *pipe = mesh__memory_zalloc(sizeof(*pipe));
+
+	if (!pipe)
+		return MESH_E_NOMEM;
+	if (mesh__pipe_init(pipe, request->lp, request->is_grpc, request->server->buffer_bytes, request->server->message_max_bytes)) {
+		mesh__memory_free(pipe);
+		return MESH_E_NOMEM;
+	}
+	pipe->owner = request;
+	pipe->notify = pipe_notify;
+	pipe->hold = pipe_hold;
+	pipe->drop = pipe_drop;
+	pipe->end_waits = true;
+	pipe->shared.wants_readable = true;
+	request->pipe = pipe;
+	mesh__pipe_attach(pipe, &request->stream);
+	return 0;
+}
+
+/* --- the stream --- */
+
+static void on_deadline(struct mesh__timer *timer, struct mesh__loop *lp)
+{
+	struct mesh_request *request = MESH__CONTAINER(timer, struct mesh_request, deadline);
+
+	(void)lp;
+	request->outcome = mesh__outcome_of_error(MESH_E_DEADLINE);
+	request->has_status = true;
+	atomic_store_explicit(&request->is_cancelled, true, memory_order_release);
+	if (request->has_responded)
+		mesh__stream_reset(&request->stream, MESH__H2_CANCEL);
+	else
+		mesh__request_refuse(request, 504, MESH__GRPC_DEADLINE_EXCEEDED, "the deadline passed before the handler answered");
+}
+
+static void set_deadline(struct mesh_request *request)
+{
+	uint32_t len;
+	const char *value = mesh__headers_find(&request->stream.headers, "grpc-timeout", 12, false, &len);
+	uint64_t timeout_ns;
+
+	if (!value || !request->is_grpc)
+		return;
+	if (!mesh__grpc_parse_timeout(value, len, &timeout_ns)) {
+		mesh__request_refuse(request, 400, MESH__GRPC_INTERNAL, "grpc-timeout is not a timeout");
+		return;
+	}
+	request->deadline_ns = request->start_ns + timeout_ns;
+	request->deadline.fire = on_deadline;
+	mesh__timer_set(request->lp, &request->deadline, request->deadline_ns);
+}
+
+static void refuse_encoding(struct mesh_request *request)
+{
+	uint32_t len;
+	const char *value = mesh__headers_find(&request->stream.headers, "grpc-encoding", 13, false, &len);
+
+	if (value && !(len == 8 && memcmp(value, "identity", 8) == 0))
+		mesh__request_refuse(request, 415, MESH__GRPC_UNIMPLEMENTED, "message compression is not supported");
+}
+
+static void on_headers(struct mesh__stream *stream, bool is_end)
+{
+	struct mesh_request *request = of(stream);
+	uint32_t path_len = 0, type_len = 0;
+	const char *path = mesh__headers_find(&stream->headers, ":path", 5, false, &path_len);
+	const char *type = mesh__headers_find(&stream->headers, "content-type", 12, false, &type_len);
+
+	request->is_grpc = type && mesh__grpc_is_content_type(type, type_len);
+	if (stream->headers_refused) {
+		mesh__server_count_refused(request->server, "header_bytes");
+		mesh__request_refuse(request, 431, MESH__GRPC_RESOURCE_EXHAUSTED, "the headers are larger or more than allowed");
+		return;
+	}
+	if (!path) {
+		mesh__request_refuse(request, 400, MESH__GRPC_INTERNAL, "the request has no path");
+		return;
+	}
+	if (request->is_grpc && mesh__headers_decode_binary(&stream->headers)) {
+		mesh__request_refuse(request, 400, MESH__GRPC_INTERNAL, "binary metadata is not base64");
+		return;
+	}
+	request->handler = mesh__dispatch_find(request->server, path, path_len, request->is_grpc);
+	if (!request->handler) {
+		mesh__request_refuse(request, 404, MESH__GRPC_UNIMPLEMENTED, "no handler for this path");
+		return;
+	}
+	set_deadline(request);
+	if (request->is_grpc)
+		refuse_encoding(request);
+	if (atomic_load_explicit(&request->is_answered, memory_order_relaxed))
+		return;
+	if (request->handler->flags & MESH_HANDLER_STREAM) {
+		if (make_pipe(request)) {
+			mesh__request_refuse(request, 503, MESH__GRPC_RESOURCE_EXHAUSTED, "out of memory");
+			return;
+		}
+		if (is_end)
+			mesh__pipe_end_input(request->pipe);
+		mesh__dispatch_later(request);
+	} else if (is_end) {
+		stream->events->on_end(stream);
+	} else {
+		stream->is_gathering = true;
+	}
+}
+
+static int gather(struct mesh_request *request, const uint8_t *data, size_t len)
+{
+	uint64_t wanted = request->body_len + len, capacity = request->body_capacity ? request->body_capacity : 112;
+	uint8_t *larger;
+
+	if (wanted > request->server->message_max_bytes + (request->is_grpc ? MESH__GRPC_PREFIX_BYTES : 0))
+		return MESH_E_TOO_LARGE;
+	if (wanted > request->body_capacity) {
+		while (capacity < wanted)
+			capacity *= 2;
+		larger = mesh__pool_realloc(&request->lp->pool, request->body, capacity);
+		if (!larger)
+			return MESH_E_NOMEM;
+		request->body = larger;
+		request->body_capacity = capacity;
+	}
+	memcpy(request->body + request->body_len, data, len);
+	request->body_len = wanted;
+	return 0;
+}
+
+static void refuse_body(struct mesh_request *request, int rc)
+{
+	if (rc == MESH_E_TOO_LARGE) {
+		mesh__server_count_refused(request->server, "message_bytes");
+		mesh__request_refuse(request, 413, MESH__GRPC_RESOURCE_EXHAUSTED, "the message is larger than allowed");
+	} else if (rc == MESH_E_PROTOCOL) {
+		mesh__request_refuse(request, 400, MESH__GRPC_UNIMPLEMENTED, "a compressed message, though no compression is supported");
+	} else {
+		mesh__request_refuse(request, 503, MESH__GRPC_RESOURCE_EXHAUSTED, "out of memory");
+	}
+}
+
+static void on_data(struct mesh__stream *stream, const uint8_t *data, size_t len)
+{
+	struct mesh_request *request = of(stream);
+	int rc;
+
+	if (request->is_rejected || !request->handler) {
+		mesh__stream_consume(stream, len);
+		return;
+	}
+	if (request->pipe) {
+		rc = mesh__pipe_feed(request->pipe, data, len);
+		if (rc && request->has_responded)
+			mesh__stream_reset(stream, MESH__H2_INTERNAL_ERROR);
+	} else {
+		mesh__stream_consume(stream, len);
+		rc = gather(request, data, len);
+	}
+	if (rc)
+		refuse_body(request, rc);
+}
+
+static void on_end(struct mesh__stream *stream)
+{
+	struct mesh_request *request = of(stream);
+	uint32_t announced;
+
+	if (request->is_rejected || !request->handler)
+		return;
+	if (request->pipe) {
+		if (mesh__pipe_has_partial(request->pipe))
+			mesh__request_refuse(request, 400, MESH__GRPC_INTERNAL, "the request ended inside a message");
+		mesh__pipe_end_input(request->pipe);
+		return;
+	}
+	if (request->is_grpc) {
+		if (request->body_len < MESH__GRPC_PREFIX_BYTES) {
+			mesh__request_refuse(request, 400, MESH__GRPC_INTERNAL, "the request has no message");
+			return;
+		}
+		if (!mesh__grpc_read_prefix(request->body, &announced)) {
+			refuse_body(request, MESH_E_PROTOCOL);
+			return;
+		}
+		if (announced > request->server->message_max_bytes) {
+			refuse_body(request, MESH_E_TOO_LARGE);
+			return;
+		}
+		if (request->body_len != (uint64_t)announced + MESH__GRPC_PREFIX_BYTES) {
+			mesh__request_refuse(request, 400, MESH__GRPC_INTERNAL, "the request's message is cut short, or there is more than one");
+			return;
+		}
+	}
+	mesh__dispatch_later(request);
+}
+
+static void on_close(struct mesh__stream *stream, uint32_t error_code, bool unprocessed)
+{
+	struct mesh_request *request = of(stream);
+	bool in_order = stream->end_sent && request->has_status;
+	int32_t code = 0;
+
+	(void)unprocessed;
+	if (!in_order) {
+		code = request->entry->conn.state >= MESH__CONN_CLOSING ? MESH_E_LOST : error_code == MESH__H2_CANCEL ? MESH_E_CANCELLED : MESH_E_RESET;
+		if (!request->has_status || !stream->end_sent)
+			request->outcome = mesh__outcome_of_error(code);
+		atomic_store_explicit(&request->is_cancelled, true, memory_order_release);
+	}
+	mesh__timer_cancel(&request->deadline);
+	request->is_open = false;
+	if (request->pipe)
+		mesh__pipe_end(request->pipe, code ? code : MESH_E_STATE);
+	mesh__server_record(request);
+	if (request->is_dispatched)
+		mesh__request_emit(request, MESH_EVENT_REQUEST_ENDED, code);
+	mesh__request_drop(request);
+}
+
+static const struct mesh__stream_events stream_events = {
+	.on_headers = on_headers, .on_data = on_data, .on_end = on_end, .on_close = on_close,
+};
+
+struct mesh__stream *mesh__request_new(struct mesh__conn *conn)
+{
+	struct mesh__conn_entry *entry = MESH__CONTAINER(conn, struct mesh__conn_entry, conn);
+	struct mesh_request *request = mesh__server_admit(entry);
+	mesh_server *server = entry->sl->server;
+
+	if (!request)
+		return NULL;
+	atomic_init(&request->refs, 1);
+	request->lp = entry->sl->lp;
+	request->lp->live++;
+	request->server = server;
+	request->is_open = true;
+	request->message_max_bytes = server->message_max_bytes;
+	request->sl = entry->sl;
+	request->entry = entry;
+	request->peer = conn->peer;
+	request->start_ns = request->lp->now_ns;
+	mesh__stream_init(&request->stream, &stream_events);
+	mesh__counter_add(server->requests, mesh__shard_mine(), 1);
+	mesh__gauge_add(server->in_flight, mesh__shard_mine(), 1);
+	return &request->stream;
+}
