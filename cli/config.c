@@ -1,0 +1,172 @@
+/* mesh config: every option, its value, and where the value comes from. */
+#include "command.h"
+#include "output.h"
+#include "session.h"
+
+#include "mesh/options.h"
+
+#include <fnmatch.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct config_args {
+	bool is_json, is_changed, is_long;
+};
+
+static const struct arg args[] = {
+	{ "json", 0, ARG_FLAG, offsetof(struct config_args, is_json), NULL, "print as JSON", 0, 0 },
+	{ "changed", 'c', ARG_FLAG, offsetof(struct config_args, is_changed), NULL, "only options that are not at their default", 0, 0 },
+	{ "long", 'l', ARG_FLAG, offsetof(struct config_args, is_long), NULL, "also the range and what the option does", 0, 0 },
+	{ 0 },
+};
+
+/* Warnings of mesh_open(), as they come. It runs in one thread while the options are read; later lines are not wanted. */
+struct warnings {
+	json_t *lines;
+	bool is_closed;
+};
+
+struct listing {
+	const struct config_args *args;
+	char **patterns;
+	struct table *table;
+	json_t *rows;
+};
+
+static void on_log(int32_t level, const char *line, void *user)
+{
+	struct warnings *warnings = user;
+
+	if (level <= MESH_LOG_WARN && !warnings->is_closed)
+		json_array_append_new(warnings->lines, json_text(line, strlen(line)));
+}
+
+static bool is_wanted(const struct listing *listing, const struct mesh_option_info *info)
+{
+	if (listing->args->is_changed && strcmp(info->source, "default") == 0)
+		return false;
+	if (!*listing->patterns)
+		return true;
+	for (char **pattern = listing->patterns; *pattern; pattern++) {
+		if (fnmatch(*pattern, info->name, 0) == 0 || strcmp(*pattern, info->environment) == 0)
+			return true;
+	}
+	return false;
+}
+
+static json_t *option_json(const struct mesh_option_info *info)
+{
+	json_t *row = json_object();
+
+	json_object_set_new(row, "name", json_string(info->name));
+	json_object_set_new(row, "service", json_text(info->service, strlen(info->service)));
+	json_object_set_new(row, "value", json_text(info->value, strlen(info->value)));
+	json_object_set_new(row, "default", json_string(info->default_value));
+	json_object_set_new(row, "source", json_text(info->source, strlen(info->source)));
+	json_object_set_new(row, "environment", json_string(info->environment));
+	json_object_set_new(row, "type", json_string(info->type));
+	json_object_set_new(row, "range", json_string(info->range));
+	json_object_set_new(row, "is_live", json_boolean(info->is_live));
+	json_object_set_new(row, "is_service", json_boolean(info->is_service));
+	json_object_set_new(row, "help", json_string(info->help));
+	return row;
+}
+
+static void on_option(const struct mesh_option_info *info, void *user)
+{
+	struct listing *listing = user;
+	bool is_default = strcmp(info->source, "default") == 0;
+
+	if (!is_wanted(listing, info))
+		return;
+	if (listing->rows) {
+		json_array_append_new(listing->rows, option_json(info));
+		return;
+	}
+	table_addf(listing->table, BOLD, "%s%s%s", info->name, *info->service ? "@" : "", info->service);
+	table_add(listing->table, is_default ? PLAIN : GREEN, *info->value ? info->value : "\"\"");
+	table_add(listing->table, is_default ? DIM : GREEN, info->source);
+	table_add(listing->table, PLAIN, info->environment);
+	if (listing->args->is_long) {
+		table_add(listing->table, PLAIN, info->range);
+		table_addf(listing->table, PLAIN, "%s%s", info->help, info->is_live ? "" : " (Fixed while a mesh is open.)");
+	}
+}
+
+static void print_warnings(const struct warnings *warnings)
+{
+	size_t i;
+	json_t *line;
+
+	json_array_foreach(warnings->lines, i, line)
+		complain("warning: %s", json_string_value(line));
+}
+
+static int print_listing(mesh *m, struct listing *listing, struct warnings *warnings)
+{
+	static const struct table_column columns[] = { { "OPTION", false }, { "VALUE", false },	{ "FROM", false },
+						       { "ENVIRONMENT", false }, { "RANGE", false }, { "WHAT IT DOES", false } };
+	int status = EXIT_DONE;
+
+	if (listing->args->is_json)
+		listing->rows = json_array();
+	else
+		listing->table = table_new(columns, listing->args->is_long ? 6 : 4);
+	if (!listing->rows && !listing->table) {
+		complain("out of memory");
+		return EXIT_FAILED;
+	}
+	mesh_options_list(m, on_option, listing);
+	if (listing->rows)
+		return print_json(json_pack("{s:o, s:O}", "options", listing->rows, "warnings", warnings->lines));
+	print_warnings(warnings);
+	if (table_rows(listing->table) > 0) {
+		table_print(listing->table, stdout);
+	} else if (*listing->patterns) {
+		complain("no such option%s: `mesh config` lists all", listing->args->is_changed ? " differs from its default" : "");
+		status = EXIT_FAILED;
+	} else {
+		printf("Every option is at its default.\n");
+	}
+	table_free(listing->table);
+	return status;
+}
+
+static int run(const struct command *cmd, int argc, char **argv)
+{
+	struct config_args given = { 0 };
+	struct warnings warnings = { json_array(), false };
+	struct mesh_options opts = MESH_OPTIONS_INIT;
+	struct mesh_error err = MESH_ERROR_INIT;
+	mesh *m = NULL;
+	int first, status = EXIT_USAGE;
+	enum args_result result = args_parse(cmd, argc, argv, &given, &first);
+
+	if (result != ARGS_GO) {
+		json_decref(warnings.lines);
+		return result == ARGS_DONE ? EXIT_DONE : EXIT_USAGE;
+	}
+	opts.log = on_log;
+	opts.log_user = &warnings;
+	if (mesh_open(&opts, &m, &err) == 0) {
+		warnings.is_closed = true;
+		struct listing listing = { &given, argv + first, NULL, NULL };
+		status = print_listing(m, &listing, &warnings);
+		mesh_close(m);
+	} else {
+		print_warnings(&warnings);
+		session_complain(&err);
+		status = session_status(&err);
+	}
+	json_decref(warnings.lines);
+	return status;
+}
+
+const struct command command_config = {
+	"config", "[OPTION...]", "effective options, and where each came from",
+	"OPTION is a name or a pattern: `mesh config 'drain.*'`. With none, all are listed.\n\n"
+	"  MESH_TIMEOUT__USERS=500ms mesh config --changed\n"
+	"  mesh config --json | jq -r '.options[] | select(.is_live) | .name'\n\n"
+	"Wrong values are all listed, and the exit status is 2. Unknown MESH_ names are warnings.\n",
+	args, run, false
+};
