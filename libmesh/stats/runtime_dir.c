@@ -30,13 +30,13 @@ bool mesh__runtime_dir_choice(const char *configured, const char *xdg_runtime_di
 	return len > 0 && len < MESH__RUNTIME_DIR_PATH_MAX - 256;
 }
 
-static int check_private(int fd, const char *path, struct mesh_error *err)
+static int check_private(int fd, const char *path, bool is_writer, struct mesh_error *err)
 {
 	struct stat found;
 
 	if (fstat(fd, &found))
 		return mesh__fault_errno(err, MESH_STAGE_NONE, errno, "%s: fstat", path);
-	if (found.st_uid != geteuid())
+	if (found.st_uid != geteuid() && (is_writer || geteuid() != 0))
 		return mesh__fault(err, MESH_E_NOT_PRIVATE, MESH_STAGE_NONE, "%s belongs to user %u, not to us (%u)", path,
 				   (unsigned)found.st_uid, (unsigned)geteuid());
 	if (found.st_mode & (S_IWGRP | S_IWOTH))
@@ -59,7 +59,7 @@ static int open_private(int parent, const char *name, const char *path, bool is_
 		return mesh__fault(err, MESH_E_NOT_PRIVATE, MESH_STAGE_NONE, "%s is not a directory (symbolic links are not followed)", path);
 	if (fd < 0)
 		return mesh__fault_errno(err, MESH_STAGE_NONE, errno, "%s cannot be opened", path);
-	result = check_private(fd, path, err);
+	result = check_private(fd, path, is_writer, err);
 	if (result) {
 		mesh__descriptors_close(fd);
 		return result;
@@ -78,17 +78,27 @@ static int check_memory(int fd, const char *path, struct mesh_error *err)
 	return 0;
 }
 
-int mesh__runtime_dir_open(const char *runtime_dir, bool is_writer, bool must_be_memory, struct mesh_error *err)
+int mesh__runtime_dir_open_at(int parent, const char *name, const char *path, bool is_writer, struct mesh_error *err)
 {
-	char path[MESH__RUNTIME_DIR_PATH_MAX + 8];
+	return open_private(parent, name, path, is_writer, err);
+}
+
+int mesh__runtime_dir_open_inside(const char *runtime_dir, const char *inside, bool is_writer, bool must_be_memory, struct mesh_error *err)
+{
+	char path[MESH__RUNTIME_DIR_PATH_MAX + 16];
 	int outer, inner, result;
 
 	outer = open_private(AT_FDCWD, runtime_dir, runtime_dir, is_writer, err);
 	if (outer < 0)
 		return outer;
 	result = must_be_memory ? check_memory(outer, runtime_dir, err) : 0;
-	snprintf(path, sizeof(path), "%s/stats", runtime_dir);
-	inner = result ? result : open_private(outer, "stats", path, is_writer, err);
+	snprintf(path, sizeof(path), "%s/%.14s", runtime_dir, inside);
+	inner = result ? result : open_private(outer, inside, path, is_writer, err);
 	mesh__descriptors_close(outer);
 	return inner;
+}
+
+int mesh__runtime_dir_open(const char *runtime_dir, bool is_writer, bool must_be_memory, struct mesh_error *err)
+{
+	return mesh__runtime_dir_open_inside(runtime_dir, "stats", is_writer, must_be_memory, err);
 }

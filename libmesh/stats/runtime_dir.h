@@ -25,4 +25,8 @@ bool mesh__runtime_dir_choice(const char *configured, const char *xdg_runtime_di
  */
 int mesh__runtime_dir_open(const char *runtime_dir, bool is_writer, bool must_be_memory, struct mesh_error *err);
 
+/* The same for another directory inside, of at most 14 characters; and for one inside an open one (`path` is for messages). */
+int mesh__runtime_dir_open_inside(const char *runtime_dir, const char *inside, bool is_writer, bool must_be_memory, struct mesh_error *err);
+int mesh__runtime_dir_open_at(int parent, const char *name, const char *path, bool is_writer, struct mesh_error *err);
+
 #endif

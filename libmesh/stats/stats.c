@@ -4,6 +4,7 @@
 #include "base/descriptors.h"
 #include "base/fault.h"
 #include "base/memory.h"
+#include "stats/list.h"
 #include "stats/process.h"
 #include "stats/stats_internal.h"
 
@@ -440,7 +441,7 @@ static void publish(struct mesh__stats *stats, const struct mesh__stats_options 
 	}
 	mesh__gauge_set(is_private, stats->path[0] == '\0');
 	if (stats->dir_fd >= 0)
-		mesh__list_reap(stats->dir_fd);
+		mesh__list_reap(stats->dir_fd, MESH__LIST_REAP_AT_OPEN);
 }
 
 int mesh__stats_open(const struct mesh__stats_options *opts, struct mesh__stats **out, struct mesh_error *err)

@@ -66,7 +66,4 @@ int mesh__publish_link(struct mesh__stats *stats, const char *service, struct me
 void mesh__publish_unlink(struct mesh__stats *stats); /* forgets the name; only if it still is our file's */
 void mesh__publish_close(struct mesh__stats *stats);  /* descriptors, and with them the lock */
 
-/* list.c: removes what dead processes left in an open directory; how many. */
-uint32_t mesh__list_reap(int dir_fd);
-
 #endif
