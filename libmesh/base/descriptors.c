@@ -41,6 +41,11 @@ void mesh__descriptors_close(int fd)
 	errno = saved;
 }
 
+bool mesh__descriptors_is_ours(int fd)
+{
+	return fd >= 0 && (atomic_load_explicit(&ours[fd / BITS], memory_order_relaxed) >> (fd % BITS) & 1);
+}
+
 static void close_all_in_child(void)
 {
 	atomic_fetch_add_explicit(&generation, 1, memory_order_relaxed);

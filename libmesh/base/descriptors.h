@@ -12,12 +12,14 @@
 #ifndef MESH_BASE_DESCRIPTORS_H
 #define MESH_BASE_DESCRIPTORS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { MESH__DESCRIPTORS_MAX = 65536 };
 
 int mesh__descriptors_add(int fd);     /* gives fd back; -1 stays -1 with errno kept; one above the limit is closed: -1, EMFILE */
 void mesh__descriptors_close(int fd);  /* -1 is fine; errno is kept */
+bool mesh__descriptors_is_ours(int fd); /* false after a fork: the number may be somebody else's by now */
 int mesh__descriptors_watch_fork(void); /* installs the fork handler once per process; 0 or MESH_E_NOMEM */
 
 /* Grows by one in each child of a fork; a handle that remembers another value belongs to another process. */

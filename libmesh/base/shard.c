@@ -4,6 +4,8 @@
 
 _Thread_local uint8_t mesh__shard_mine_plus_one;
 
+_Atomic uint32_t mesh__shard_used = 1;
+
 static atomic_uint taken_mask; /* bit i: a living thread owns shard i */
 static pthread_key_t exit_key;
 static pthread_once_t exit_key_once = PTHREAD_ONCE_INIT;
@@ -40,6 +42,8 @@ uint32_t mesh__shard_assign(void)
 		shard = i;
 		break;
 	}
+	for (unsigned used = atomic_load(&mesh__shard_used); used <= shard;)
+		atomic_compare_exchange_weak(&mesh__shard_used, &used, shard + 1);
 	mesh__shard_mine_plus_one = (uint8_t)(shard + 1);
 	return shard;
 }

@@ -16,6 +16,9 @@ enum { MESH__SHARD_COUNT = 8, MESH__SHARD_SHARED = MESH__SHARD_COUNT - 1 };
 
 extern _Thread_local uint8_t mesh__shard_mine_plus_one; /* 0: not asked yet */
 
+/* Shards from this one on have never been written by anybody. Only grows. */
+extern _Atomic uint32_t mesh__shard_used;
+
 uint32_t mesh__shard_assign(void);
 
 static inline uint32_t mesh__shard_mine(void)

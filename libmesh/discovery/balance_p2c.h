@@ -1,0 +1,25 @@
+/*
+ * Power of two choices (Mitzenmacher, 2001): of two endpoints drawn at random, the one with fewer calls in flight; ties go to
+ * the first drawn, which is random already. Pure: loads and random numbers in, an index out.
+ */
+#ifndef MESH_DISCOVERY_BALANCE_P2C_H
+#define MESH_DISCOVERY_BALANCE_P2C_H
+
+#include "base/random.h"
+
+/* Draws two different indices below count (count >= 2). */
+static inline void mesh__balance_p2c_draw(struct mesh__random *random, uint32_t count, uint32_t *first, uint32_t *second)
+{
+	*first = mesh__random_below(random, count);
+	*second = mesh__random_below(random, count - 1);
+	*second += *second >= *first;
+}
+
+/* Loads compared per unit of weight; load + 1, so that an idle heavy endpoint beats an idle light one. */
+static inline uint32_t mesh__balance_p2c_better(uint32_t first, int64_t first_load, uint16_t first_weight, uint32_t second, int64_t second_load,
+						uint16_t second_weight)
+{
+	return (second_load + 1) * first_weight < (first_load + 1) * second_weight ? second : first;
+}
+
+#endif

@@ -1,0 +1,327 @@
+/*
+ * file:PATH, a JSON file that somebody else writes, replaced atomically or in place:
+ *
+ *   {"services": {"users": {"endpoints": [{"address": "10.0.0.4:9000", "weight": 2}, {"address": "10.0.0.5:9000"}]}}}
+ *
+ * The directory of the file is watched (a rename is an event there), and the file is looked at every few seconds in any case.
+ * A file that does not parse changes nothing: the last good one stays, and the error says line, column and what is wrong.
+ */
+#include "discovery/source.h"
+
+#include "base/clock.h"
+#include "base/descriptors.h"
+#include "base/fault.h"
+#include "base/memory.h"
+#include "base/text.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { FILE_BYTES_MAX = 64 * 1024 * 1024, ENDPOINTS_MAX = 1000000, PATH_BYTES_MAX = 1024, WHY_MAX = 256 };
+
+#define LOOK_ANYWAY_NS (2 * MESH__NS_PER_SEC)
+
+struct followed {
+	struct followed *next;
+	struct mesh__service *service;
+	bool is_listed; /* in the text being read */
+};
+
+struct file {
+	struct mesh__source *source;
+	char path[PATH_BYTES_MAX], why[WHY_MAX];
+	struct followed *first;
+	int inotify_fd;
+	struct mesh__watch watch;
+	struct mesh__timer look;
+	struct timespec seen_time;
+	ino_t seen_inode;
+	off_t seen_bytes;
+	bool is_watching, is_broken;
+};
+
+/* --- the text --- */
+
+static int parse_endpoint(const json_t *item, struct mesh__found *found, const char *service, size_t index, char *why, size_t capacity)
+{
+	const char *address = json_string_value(json_object_get(item, "address")), *phrase;
+	const json_t *weight = json_object_get(item, "weight");
+
+	if (!address) {
+		snprintf(why, capacity, "service %.64s, endpoint %zu has no \"address\" of type string", service, index);
+		return -1;
+	}
+	if (mesh__address_parse(&found->address, address, strlen(address), &phrase)) {
+		snprintf(why, capacity, "service %.64s, endpoint %zu: \"%.48s\": %s", service, index, address, phrase);
+		return -1;
+	}
+	if (weight && (!json_is_integer(weight) || json_integer_value(weight) < 1 || json_integer_value(weight) > 65535)) {
+		snprintf(why, capacity, "service %.64s, endpoint %zu: \"weight\" is not a whole number from 1 to 65535", service, index);
+		return -1;
+	}
+	found->weight = weight ? (uint16_t)json_integer_value(weight) : 1;
+	return 0;
+}
+
+static struct mesh__found *parse_service(const char *service, const json_t *value, uint32_t *count, char *why, size_t capacity)
+{
+	const json_t *endpoints = json_object_get(value, "endpoints");
+	size_t wanted = json_array_size(endpoints);
+	struct mesh__found *found;
+
+	if (!json_is_array(endpoints) || wanted > ENDPOINTS_MAX) {
+		snprintf(why, capacity, "service %.64s has no \"endpoints\" of type array (of at most %d)", service, ENDPOINTS_MAX);
+		return NULL;
+	}
+	found = mesh__memory_zalloc_array(wanted + 1, sizeof(*found));
+	if (!found) {
+		snprintf(why, capacity, "out of memory");
+		return NULL;
+	}
+	for (size_t i = 0; i < wanted; i++)
+		if (parse_endpoint(json_array_get(endpoints, i), &found[i], service, i, why, capacity)) {
+			mesh__memory_free(found);
+			return NULL;
+		}
+	*count = (uint32_t)wanted;
+	return found;
+}
+
+/* First all is read, then all is handed out: a file counts as a whole or not at all. */
+static int walk(const json_t *services, void (*take)(void *, const char *, const struct mesh__found *, uint32_t), void *user, char *why,
+		size_t capacity)
+{
+	const char *name;
+	json_t *value;
+
+	json_object_foreach((json_t *)(uintptr_t)services, name, value) {
+		uint32_t count;
+		struct mesh__found *found = parse_service(name, value, &count, why, capacity);
+
+		if (!found)
+			return -1;
+		if (take)
+			take(user, name, found, count);
+		mesh__memory_free(found);
+	}
+	return 0;
+}
+
+int mesh__source_file_parse(const char *text, size_t len, void (*take)(void *, const char *, const struct mesh__found *, uint32_t), void *user,
+			    char *why, size_t capacity)
+{
+	json_error_t error;
+	json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &error);
+	const json_t *services = json_object_get(root, "services");
+	struct mesh__text said;
+	int rc = -1;
+
+	mesh__text_init(&said, why, capacity);
+	if (!root) {
+		mesh__text_addf(&said, "line %d column %d: ", error.line, error.column);
+		mesh__text_add_escaped(&said, error.text, strlen(error.text));
+	} else if (!json_is_object(services)) {
+		mesh__text_add(&said, "it has no \"services\" of type object");
+	} else if (walk(services, NULL, NULL, why, capacity) == 0) {
+		rc = walk(services, take, user, why, capacity);
+	}
+	json_decref(root);
+	return rc;
+}
+
+/* --- the file --- */
+
+static void take_service(void *user, const char *name, const struct mesh__found *found, uint32_t count)
+{
+	struct file *file = user;
+
+	for (struct followed *at = file->first; at; at = at->next)
+		if (strcmp(mesh__service_name(at->service), name) == 0) {
+			at->is_listed = true;
+			mesh__directory_deliver(file->source, at->service, found, count);
+		}
+}
+
+static void fail(struct file *file)
+{
+	file->is_broken = true;
+	for (struct followed *at = file->first; at; at = at->next)
+		mesh__directory_failed(file->source, at->service, file->why);
+}
+
+static char *read_whole(struct file *file, int fd, const struct stat *info, size_t *len)
+{
+	char *text;
+
+	if (!S_ISREG(info->st_mode) || info->st_size > FILE_BYTES_MAX) {
+		snprintf(file->why, sizeof(file->why), "%.160s is not a file of at most 64 MiB", file->path);
+		return NULL;
+	}
+	text = mesh__memory_alloc((size_t)info->st_size + 1);
+	*len = 0;
+	while (text && *len < (size_t)info->st_size) {
+		ssize_t n = pread(fd, text + *len, (size_t)info->st_size - *len, (off_t)*len);
+
+		if (n <= 0)
+			break;
+		*len += (size_t)n;
+	}
+	if (!text)
+		snprintf(file->why, sizeof(file->why), "out of memory for %.160s", file->path);
+	return text;
+}
+
+static void parse_file(struct file *file, const char *text, size_t len)
+{
+	char why[WHY_MAX - 64];
+
+	for (struct followed *at = file->first; at; at = at->next)
+		at->is_listed = false;
+	if (mesh__source_file_parse(text, len, take_service, file, why, sizeof(why))) {
+		snprintf(file->why, sizeof(file->why), "%.60s: %s", file->path, why);
+		fail(file);
+		return;
+	}
+	file->is_broken = false;
+	for (struct followed *at = file->first; at; at = at->next)
+		if (!at->is_listed)
+			mesh__directory_absent(file->source, at->service, "it is not listed");
+}
+
+static void look(struct file *file, bool must_read)
+{
+	int fd = mesh__descriptors_add(open(file->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+	struct stat info;
+	char *text;
+	size_t len;
+
+	if (fd < 0 || fstat(fd, &info)) {
+		snprintf(file->why, sizeof(file->why), "cannot open %.160s: %s", file->path, strerrordesc_np(errno));
+		mesh__descriptors_close(fd);
+		if (!file->is_broken || must_read)
+			fail(file);
+		file->seen_inode = 0;
+		return;
+	}
+	if (must_read || info.st_ino != file->seen_inode || info.st_size != file->seen_bytes || info.st_mtim.tv_sec != file->seen_time.tv_sec ||
+	    info.st_mtim.tv_nsec != file->seen_time.tv_nsec) {
+		file->seen_inode = info.st_ino;
+		file->seen_bytes = info.st_size;
+		file->seen_time = info.st_mtim;
+		text = read_whole(file, fd, &info, &len);
+		if (text)
+			parse_file(file, text, len);
+		else
+			fail(file);
+		mesh__memory_free(text);
+	}
+	mesh__descriptors_close(fd);
+}
+
+/* --- watching --- */
+
+static void on_look(struct mesh__timer *timer, struct mesh__loop *lp)
+{
+	struct file *file = MESH__CONTAINER(timer, struct file, look);
+
+	look(file, false);
+	mesh__timer_set(lp, timer, lp->now_ns + LOOK_ANYWAY_NS);
+}
+
+static void on_inotify(struct mesh__watch *watch, struct mesh__loop *lp, int what)
+{
+	struct file *file = MESH__CONTAINER(watch, struct file, watch);
+	char storage[4096] __attribute__((aligned(8)));
+
+	(void)lp;
+	(void)what;
+	while (read(watch->fd, storage, sizeof(storage)) > 0)
+		;
+	look(file, false);
+}
+
+static void start_watching(struct file *file)
+{
+	struct mesh__loop *lp = mesh__directory_opts(file->source->dir)->control;
+	char dir[PATH_BYTES_MAX], *slash;
+
+	file->is_watching = true;
+	file->look.fire = on_look;
+	mesh__timer_set(lp, &file->look, lp->now_ns + LOOK_ANYWAY_NS);
+	snprintf(dir, sizeof(dir), "%s", file->path);
+	slash = strrchr(dir, '/');
+	if (slash == dir)
+		slash++;
+	*slash = '\0';
+	file->inotify_fd = mesh__descriptors_add(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+	if (file->inotify_fd < 0)
+		return;
+	if (inotify_add_watch(file->inotify_fd, dir, IN_MOVED_TO | IN_CLOSE_WRITE | IN_DELETE | IN_ONLYDIR) < 0 ||
+	    mesh__watch_open(lp, &file->watch, file->inotify_fd, MESH__WATCH_READ, on_inotify)) {
+		mesh__descriptors_close(file->inotify_fd);
+		file->inotify_fd = -1;
+	}
+}
+
+static void follow(struct mesh__source *source, struct mesh__service *service)
+{
+	struct file *file = source->data;
+	struct followed *followed = mesh__memory_zalloc(sizeof(*followed));
+
+	if (!followed) {
+		mesh__directory_failed(source, service, "out of memory");
+		return;
+	}
+	followed->service = service;
+	followed->next = file->first;
+	file->first = followed;
+	if (!file->is_watching)
+		start_watching(file);
+	look(file, true);
+}
+
+/* --- life --- */
+
+static int open_file(struct mesh__source *source, const char *rest, struct mesh_error *err)
+{
+	struct file *file;
+
+	if (*rest != '/' || strlen(rest) >= PATH_BYTES_MAX)
+		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option discovery: file: needs an absolute path, \"%.64s\" is none (or too long)", rest);
+	file = mesh__memory_zalloc(sizeof(*file));
+	if (!file)
+		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for a discovery source");
+	file->source = source;
+	file->inotify_fd = -1;
+	snprintf(file->path, sizeof(file->path), "%s", rest);
+	source->data = file;
+	return 0;
+}
+
+static void stop(struct mesh__source *source)
+{
+	struct file *file = source->data;
+
+	for (struct followed *at = file->first, *next; at; at = next) {
+		next = at->next;
+		mesh__memory_free(at);
+	}
+	file->first = NULL;
+	mesh__timer_cancel(&file->look);
+	mesh__watch_close(&file->watch);
+	mesh__descriptors_close(file->inotify_fd);
+	file->inotify_fd = -1;
+}
+
+static void close_file(struct mesh__source *source)
+{
+	mesh__memory_free(source->data);
+}
+
+const struct mesh__source_ops mesh__source_file = { .scheme = "file", .open = open_file, .follow = follow, .stop = stop, .close = close_file };

@@ -1,0 +1,391 @@
+/*
+ * local: servers of this user on this machine, found in a registry of files.
+ *
+ * <runtime dir>/registry/<service>/<pid>.<nonce> is one server: a line of JSON, written under another name, locked (flock) for
+ * the server's life and only then renamed into place. Lock held: alive. The kernel lets go of the lock when the process dies,
+ * however it dies; and since the file is open for writing, the same moment gives watchers an IN_CLOSE_WRITE. That event comes
+ * a little before the lock is gone, so a watcher looks at once, again shortly after, and every few seconds in any case (which
+ * also makes it work where inotify does not). Whoever meets an entry without a lock removes it.
+ */
+#include "discovery/source.h"
+
+#include "base/clock.h"
+#include "base/descriptors.h"
+#include "base/fault.h"
+#include "base/memory.h"
+#include "base/random.h"
+#include "config/config.h"
+#include "stats/runtime_dir.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { ENTRY_BYTES_MAX = 4096, ENTRIES_MAX = 65536, FORMAT_VERSION = 1, PATH_BYTES_MAX = MESH__RUNTIME_DIR_PATH_MAX + 320 };
+
+#define LOOK_AGAIN_NS (20 * MESH__NS_PER_MS)
+#define LOOK_ANYWAY_NS (2 * MESH__NS_PER_SEC)
+
+/* A service that somebody follows. */
+struct followed {
+	struct followed *next;
+	struct mesh__source *source;
+	struct mesh__service *service;
+	struct mesh__timer look;
+	int watch_id; /* of inotify; -1: none */
+	bool is_soon;
+};
+
+struct local {
+	char dir[MESH__RUNTIME_DIR_PATH_MAX];
+	struct followed *first;
+	int inotify_fd;
+	struct mesh__watch watch;
+	bool is_watching, has_warned;
+};
+
+/* A server that we announced. */
+struct announced {
+	int dir_fd, fd;
+	char name[64];
+};
+
+/* --- reading --- */
+
+int mesh__source_local_parse(const char *text, size_t len, const char *service, struct mesh__found *found, const char **why)
+{
+	json_error_t error;
+	json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &error);
+	const char *name = json_string_value(json_object_get(root, "service")), *address = json_string_value(json_object_get(root, "address"));
+	int rc = -1;
+
+	*why = "it is not an entry of a registry";
+	if (!json_is_object(root))
+		*why = "it is not a JSON object";
+	else if (json_integer_value(json_object_get(root, "version")) != FORMAT_VERSION)
+		*why = "its version is not 1";
+	else if (!name || strcmp(name, service) != 0)
+		*why = "it is about another service";
+	else if (address && mesh__address_parse(&found->address, address, strlen(address), why) == 0) {
+		found->weight = 1;
+		rc = 0;
+	}
+	json_decref(root);
+	return rc;
+}
+
+static void remove_dead(int dir_fd, const char *name, int fd)
+{
+	struct stat ours, there;
+
+	/* Only the very file whose lock we found free: another may have taken its name. */
+	if (fstat(fd, &ours) == 0 && fstatat(dir_fd, name, &there, AT_SYMLINK_NOFOLLOW) == 0 && ours.st_ino == there.st_ino &&
+	    ours.st_dev == there.st_dev)
+		unlinkat(dir_fd, name, 0);
+}
+
+/* 1: a living server; 0: not one (any more). */
+static int read_entry(struct followed *followed, int dir_fd, const char *name, struct mesh__found *found)
+{
+	const struct mesh__log *log = mesh__directory_opts(followed->source->dir)->log;
+	char text[ENTRY_BYTES_MAX];
+	const char *why = NULL;
+	struct stat info;
+	ssize_t len;
+	int fd = mesh__descriptors_add(openat(dir_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)), rc = 0;
+
+	if (fd < 0)
+		return 0;
+	if (fstat(fd, &info) || !S_ISREG(info.st_mode) || info.st_uid != geteuid()) {
+		why = "it is not a file of ours";
+	} else if (flock(fd, LOCK_SH | LOCK_NB) == 0) {
+		remove_dead(dir_fd, name, fd);
+	} else {
+		len = pread(fd, text, sizeof(text), 0);
+		if (len <= 0 || len == (ssize_t)sizeof(text))
+			why = "it is empty or too long";
+		else if (mesh__source_local_parse(text, (size_t)len, mesh__service_name(followed->service), found, &why) == 0)
+			rc = 1;
+	}
+	mesh__descriptors_close(fd);
+	if (why && !rc)
+		mesh__log_write(log, MESH_LOG_WARN, "registry: ignoring %s of %s: %s", name, mesh__service_name(followed->service), why);
+	return rc;
+}
+
+static int open_service_dir(const struct local *local, const char *service, struct mesh_error *err)
+{
+	char path[PATH_BYTES_MAX];
+	int registry = mesh__runtime_dir_open_inside(local->dir, "registry", true, false, err), fd;
+
+	if (registry < 0)
+		return registry;
+	snprintf(path, sizeof(path), "%s/registry/%s", local->dir, service);
+	fd = mesh__runtime_dir_open_at(registry, service, path, true, err);
+	mesh__descriptors_close(registry);
+	return fd;
+}
+
+static void renew_watch(struct followed *followed)
+{
+	struct local *local = followed->source->data;
+	char path[PATH_BYTES_MAX];
+	int id;
+
+	if (local->inotify_fd < 0)
+		return;
+	snprintf(path, sizeof(path), "%s/registry/%s", local->dir, mesh__service_name(followed->service));
+	/* Adding the same directory again gives the same number; after it was removed and made again, a new one. */
+	id = inotify_add_watch(local->inotify_fd, path, IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_CLOSE_WRITE | IN_DELETE_SELF | IN_ONLYDIR | IN_DONT_FOLLOW);
+	if (id < 0 && !local->has_warned) {
+		local->has_warned = true;
+		mesh__log_write(mesh__directory_opts(followed->source->dir)->log, MESH_LOG_WARN,
+				"registry: cannot watch %s (%s): looking every two seconds instead", path, strerrordesc_np(errno));
+	}
+	followed->watch_id = id;
+}
+
+static DIR *open_listing(int dir_fd)
+{
+	int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+
+	if (fd >= 0 && !dir)
+		close(fd);
+	return dir;
+}
+
+static int compare_found(const void *a, const void *b)
+{
+	return memcmp(a, b, sizeof(struct mesh__found));
+}
+
+static void look(struct followed *followed)
+{
+	struct local *local = followed->source->data;
+	struct mesh_error err = MESH_ERROR_INIT;
+	struct mesh__found *found = NULL;
+	uint32_t count = 0, capacity = 0;
+	struct dirent *item;
+	int fd = open_service_dir(local, mesh__service_name(followed->service), &err);
+	DIR *dir;
+
+	if (fd < 0) {
+		mesh__directory_failed(followed->source, followed->service, err.message);
+		return;
+	}
+	renew_watch(followed);
+	dir = open_listing(fd);
+	while (dir && count < ENTRIES_MAX && (item = readdir(dir))) {
+		if (item->d_name[0] == '.')
+			continue;
+		if (count == capacity) {
+			struct mesh__found *larger = mesh__memory_realloc(found, (capacity = capacity ? capacity * 2 : 16) * sizeof(*found));
+
+			if (!larger)
+				break;
+			found = larger;
+		}
+		memset(&found[count], 0, sizeof(found[count]));
+		count += (uint32_t)read_entry(followed, fd, item->d_name, &found[count]);
+	}
+	if (dir)
+		closedir(dir);
+	mesh__descriptors_close(fd);
+	if (count > 1)
+		qsort(found, count, sizeof(*found), compare_found);
+	if (count)
+		mesh__directory_deliver(followed->source, followed->service, found, count);
+	else
+		mesh__directory_absent(followed->source, followed->service, "no server of it is running on this machine");
+	mesh__memory_free(found);
+}
+
+/* --- watching --- */
+
+static void on_look(struct mesh__timer *timer, struct mesh__loop *lp)
+{
+	struct followed *followed = MESH__CONTAINER(timer, struct followed, look);
+
+	followed->is_soon = false;
+	look(followed);
+	mesh__timer_set(lp, timer, lp->now_ns + LOOK_ANYWAY_NS);
+}
+
+static void on_inotify(struct mesh__watch *watch, struct mesh__loop *lp, int what)
+{
+	struct local *local = MESH__CONTAINER(watch, struct local, watch);
+	char storage[4096] __attribute__((aligned(8)));
+	ssize_t n;
+
+	(void)what;
+	while ((n = read(watch->fd, storage, sizeof(storage))) > 0)
+		for (ssize_t at = 0; at < n;) {
+			const struct inotify_event *event = (const struct inotify_event *)(const void *)(storage + at);
+
+			for (struct followed *followed = local->first; followed; followed = followed->next)
+				if (followed->watch_id == event->wd || event->mask & IN_Q_OVERFLOW)
+					followed->is_soon = true;
+			at += (ssize_t)(sizeof(*event) + event->len);
+		}
+	for (struct followed *followed = local->first; followed; followed = followed->next) {
+		if (!followed->is_soon)
+			continue;
+		followed->is_soon = false;
+		look(followed);
+		mesh__timer_set(lp, &followed->look, lp->now_ns + LOOK_AGAIN_NS);
+	}
+}
+
+static void start_watching(struct mesh__source *source)
+{
+	struct local *local = source->data;
+	struct mesh__loop *lp = mesh__directory_opts(source->dir)->control;
+
+	if (local->is_watching)
+		return;
+	local->is_watching = true;
+	local->inotify_fd = mesh__descriptors_add(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+	if (local->inotify_fd >= 0 && mesh__watch_open(lp, &local->watch, local->inotify_fd, MESH__WATCH_READ, on_inotify)) {
+		mesh__descriptors_close(local->inotify_fd);
+		local->inotify_fd = -1;
+	}
+}
+
+static void follow(struct mesh__source *source, struct mesh__service *service)
+{
+	struct mesh__loop *lp = mesh__directory_opts(source->dir)->control;
+	struct local *local = source->data;
+	struct followed *followed = mesh__memory_zalloc(sizeof(*followed));
+
+	if (!followed) {
+		mesh__directory_failed(source, service, "out of memory");
+		return;
+	}
+	start_watching(source);
+	followed->source = source;
+	followed->service = service;
+	followed->watch_id = -1;
+	followed->look.fire = on_look;
+	followed->next = local->first;
+	local->first = followed;
+	look(followed);
+	mesh__timer_set(lp, &followed->look, lp->now_ns + LOOK_ANYWAY_NS);
+}
+
+/* --- announcing --- */
+
+static int write_entry(struct announced *announced, const char *service, const struct mesh__address *address, struct mesh_error *err)
+{
+	char text[ENTRY_BYTES_MAX], address_text[MESH__ADDRESS_TEXT_MAX], hidden[80];
+	int len;
+
+	mesh__address_print(address, address_text);
+	len = snprintf(text, sizeof(text), "{\"version\": %d, \"service\": \"%s\", \"address\": \"%s\", \"pid\": %ld}\n", FORMAT_VERSION, service,
+		       address_text, (long)getpid());
+	snprintf(announced->name, sizeof(announced->name), "%ld.%016llx", (long)getpid(), (unsigned long long)mesh__random_entropy());
+	snprintf(hidden, sizeof(hidden), ".%s", announced->name);
+	announced->fd = mesh__descriptors_add(openat(announced->dir_fd, hidden, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+	if (announced->fd < 0)
+		return mesh__fault_errno(err, MESH_STAGE_ACCEPT, errno, "cannot announce %s in the registry", service);
+	if (flock(announced->fd, LOCK_EX | LOCK_NB) || write(announced->fd, text, (size_t)len) != len ||
+	    renameat(announced->dir_fd, hidden, announced->dir_fd, announced->name)) {
+		int number = errno;
+
+		unlinkat(announced->dir_fd, hidden, 0);
+		return mesh__fault_errno(err, MESH_STAGE_ACCEPT, number, "cannot announce %s in the registry", service);
+	}
+	return 0;
+}
+
+static void free_announced(struct announced *announced)
+{
+	mesh__descriptors_close(announced->fd);
+	mesh__descriptors_close(announced->dir_fd);
+	mesh__memory_free(announced);
+}
+
+static int announce(struct mesh__source *source, const char *service, const struct mesh__address *address, void **out, struct mesh_error *err)
+{
+	struct announced *announced = mesh__memory_zalloc(sizeof(*announced));
+	int rc;
+
+	if (!announced)
+		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_ACCEPT, "out of memory to announce %s", service);
+	announced->fd = -1;
+	announced->dir_fd = open_service_dir(source->data, service, err);
+	rc = announced->dir_fd < 0 ? announced->dir_fd : write_entry(announced, service, address, err);
+	if (rc) {
+		announced->dir_fd = announced->dir_fd < 0 ? -1 : announced->dir_fd;
+		free_announced(announced);
+		return rc;
+	}
+	*out = announced;
+	return 0;
+}
+
+static void withdraw(struct mesh__source *source, void *data)
+{
+	struct announced *announced = data;
+
+	(void)source;
+	/* In a forked child the descriptors are closed, and the entry is the parent's. */
+	if (announced->fd >= 0 && mesh__descriptors_is_ours(announced->fd))
+		unlinkat(announced->dir_fd, announced->name, 0);
+	free_announced(announced);
+}
+
+/* --- life --- */
+
+static int open_local(struct mesh__source *source, const char *rest, struct mesh_error *err)
+{
+	struct local *local = mesh__memory_zalloc(sizeof(*local));
+	const char *dir = *rest ? rest : mesh__config_runtime_dir(mesh__directory_opts(source->dir)->config);
+
+	if (!local)
+		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for the registry");
+	local->inotify_fd = -1;
+	source->data = local;
+	if (*dir != '/' || strlen(dir) >= MESH__RUNTIME_DIR_PATH_MAX - 256) {
+		mesh__memory_free(local);
+		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option discovery: local: needs an absolute path, \"%.64s\" is none (or too long)", dir);
+	}
+	snprintf(local->dir, sizeof(local->dir), "%s", dir);
+	return 0;
+}
+
+static void stop(struct mesh__source *source)
+{
+	struct local *local = source->data;
+	char path[PATH_BYTES_MAX];
+
+	for (struct followed *followed = local->first, *next; followed; followed = next) {
+		next = followed->next;
+		mesh__timer_cancel(&followed->look);
+		/* Only an empty directory goes: one that looking for a name has left behind. */
+		snprintf(path, sizeof(path), "%s/registry/%s", local->dir, mesh__service_name(followed->service));
+		rmdir(path);
+		mesh__memory_free(followed);
+	}
+	local->first = NULL;
+	mesh__watch_close(&local->watch);
+	mesh__descriptors_close(local->inotify_fd);
+	local->inotify_fd = -1;
+}
+
+static void close_local(struct mesh__source *source)
+{
+	mesh__memory_free(source->data);
+}
+
+const struct mesh__source_ops mesh__source_local = {
+	.scheme = "local", .open = open_local, .follow = follow, .stop = stop, .close = close_local, .announce = announce, .withdraw = withdraw,
+};
