@@ -14,9 +14,10 @@ extern "C" {
 /* A choice. It holds the endpoint until mesh_report(). */
 struct mesh_pick {
 	uint32_t size;
-	uint32_t reserved;
-	uint64_t handle[3];  /* the library's */
-	char address[64];    /* "10.0.0.4:9000", "[::1]:9000" */
+	uint16_t family;    /* 4 or 6 */
+	uint16_t port;      /* host order */
+	uint8_t ip[16];     /* network order; IPv4 in the first four */
+	uint64_t handle[2]; /* the library's */
 };
 
 enum mesh_outcome {
@@ -40,6 +41,9 @@ enum mesh_outcome {
  * since    0.1
  */
 MESH_API int mesh_pick(mesh_client *client, struct mesh_pick *pick, struct mesh_error *err);
+
+/* Its address as text: "10.0.0.4:9000", "[::1]:9000". thread any; memory `text` is the caller's. since 0.1 */
+MESH_API void mesh_pick_address(const struct mesh_pick *pick, char text[64]);
 
 /* Says how it went and how long it took. thread any, without a lock. since 0.1 */
 MESH_API int mesh_report(mesh_client *client, struct mesh_pick *pick, int32_t outcome, uint64_t latency_ns);

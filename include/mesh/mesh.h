@@ -59,8 +59,8 @@ MESH_API int mesh_open(const struct mesh_options *opts, mesh **out, struct mesh_
  * flight, in either direction, has ended.
  *
  * thread   any but the loop's; with a foreign event_base it turns that base itself, so call it outside its callbacks
- * time     at most option `drain.delay` + `drain.timeout`; what is left then is ended with MESH_E_CLOSING
- * errors   MESH_E_DEADLINE        work was left (and has been ended)
+ * time     at most option `drain.delay` + `drain.timeout`
+ * errors   MESH_E_DEADLINE        work is left: mesh_close() will end it
  *          MESH_E_WRONG_THREAD, MESH_E_FORKED
  * since    0.1
  */

@@ -11,6 +11,7 @@
 #include "flow/call.h"
 
 #include "base/clock.h"
+#include "base/descriptors.h"
 #include "base/fault.h"
 #include "base/memory.h"
 #include "flow/answer.h"
@@ -402,6 +403,7 @@ int mesh__call_new(struct mesh__target *target, const struct mesh_call_options *
 	call->target = target;
 	call->lp = lp;
 	call->is_pooled = is_pooled;
+	call->generation = mesh__descriptors_generation();
 	call->flags = opts->flags;
 	call->is_grpc = opts->flags & MESH_CALL_GRPC;
 	call->is_streaming = opts->flags & MESH_CALL_STREAM;

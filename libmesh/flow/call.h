@@ -36,7 +36,7 @@ struct mesh_call {
 	struct mesh__queue_node nodes[3];                          /* done, readable, writable; when sink.queue is set */
 
 	/* Set before the start, then only read. */
-	uint32_t flags;
+	uint32_t flags, generation;
 	uint32_t field_count;
 	uint32_t timeout_field; /* index of grpc-timeout in fields; UINT32_MAX: none */
 	struct mesh_header *fields;

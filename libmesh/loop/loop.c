@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/descriptors.h"
 #include "base/memory.h"
+#include "base/wait.h"
 #include "loop/loop_internal.h"
 #include "mesh/error.h"
 
@@ -186,6 +187,39 @@ bool mesh__loop_post(struct mesh__loop *lp, struct mesh__task *task)
 	/* Only the first of a batch wakes. The counter of an eventfd cannot run full with one write per batch. */
 	if (!head && write(lp->wake_fd, &one, sizeof(one)) < 0)
 		mesh__log_write(lp->log, MESH_LOG_ERROR, "loop %d: cannot be woken: %s", (int)lp->index, strerrordesc_np(errno));
+	return true;
+}
+
+struct waited_task {
+	struct mesh__task task, *inner;
+	struct mesh__wait done;
+};
+
+static void run_waited(struct mesh__task *task, struct mesh__loop *lp)
+{
+	struct waited_task *waited = MESH__CONTAINER(task, struct waited_task, task);
+
+	waited->inner->run(waited->inner, lp);
+	mesh__wait_finish(&waited->done);
+}
+
+bool mesh__loop_call(struct mesh__loop *lp, struct mesh__task *task)
+{
+	struct waited_task waited = { .task.run = run_waited, .inner = task };
+
+	if (lp->has_thread && !mesh__loop_is_mine(lp)) {
+		if (!mesh__loop_post(lp, &waited.task))
+			return false;
+		return mesh__wait_until(&waited.done, UINT64_MAX);
+	}
+	if (lp->is_closed)
+		return false;
+	{
+		struct mesh__loop *outer = mesh__loop_enter(lp);
+
+		task->run(task, lp);
+		mesh__loop_leave(outer);
+	}
 	return true;
 }
 

@@ -133,6 +133,9 @@ bool mesh__loop_post(struct mesh__loop *lp, struct mesh__task *task);
 bool mesh__loop_is_mine(const struct mesh__loop *lp); /* does this thread run the loop now, inside one of its callbacks? */
 bool mesh__loop_is_any(void);                         /* ... any loop of the library? then it must not wait */
 
+/* Runs the task on the loop and waits for it; on a foreign base, or on the loop itself, right here. false: the loop has stopped. */
+bool mesh__loop_call(struct mesh__loop *lp, struct mesh__task *task);
+
 /* on_loop */
 void mesh__loop_defer(struct mesh__loop *lp, struct mesh__task *task); /* runs at the end of this turn, before the flushes */
 void mesh__loop_flush_later(struct mesh__loop *lp, struct mesh__flush *flush); /* twice is once */

@@ -89,6 +89,7 @@ static void take_over(struct mesh__task *task, struct mesh__loop *lp)
 	}
 	entry->sl = sl;
 	mesh__list_init(&entry->requests);
+	mesh__address_print(&handover->peer, entry->peer_text);
 	/* Ten per cent of jitter, so that connections made together do not end together. */
 	limits.age_max_ns += (uint64_t)((double)limits.age_max_ns * (0.2 * mesh__random_unit(&lp->random) - 0.1));
 	mesh__list_append(&sl->conns, &entry->node);

@@ -405,7 +405,8 @@ struct mesh__stream *mesh__request_new(struct mesh__conn *conn)
 	request->message_max_bytes = server->message_max_bytes;
 	request->sl = entry->sl;
 	request->entry = entry;
-	request->peer = conn->peer;
+	memcpy(request->peer_text, entry->peer_text, sizeof(request->peer_text));
+	request->generation = server->generation;
 	request->start_ns = request->lp->now_ns;
 	mesh__stream_init(&request->stream, &stream_events);
 	mesh__counter_add(server->requests, mesh__shard_mine(), 1);

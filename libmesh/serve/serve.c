@@ -4,7 +4,6 @@
 #include "base/descriptors.h"
 #include "base/fault.h"
 #include "base/memory.h"
-#include "base/wait.h"
 #include "wire/socket.h"
 
 #include <stdio.h>
@@ -175,7 +174,6 @@ int mesh__server_new(const struct mesh__server_options *opts, mesh_server **out,
 
 struct start {
 	struct mesh__task task;
-	struct mesh__wait done;
 	mesh_server *server;
 	int rc;
 };
@@ -186,21 +184,6 @@ static void start_on_loop(struct mesh__task *task, struct mesh__loop *lp)
 
 	(void)lp;
 	start->rc = mesh__accept_start(start->server);
-	mesh__wait_finish(&start->done);
-}
-
-static int run_start(mesh_server *server)
-{
-	struct start start = { .task.run = start_on_loop, .server = server };
-	struct mesh__loop *lp = server->opts.lps[0];
-
-	/* A foreign base has no thread of ours: its thread is this one. */
-	if (!lp->has_thread || mesh__loop_is_mine(lp))
-		return mesh__accept_start(server);
-	if (!mesh__loop_post(lp, &start.task))
-		return MESH_E_CLOSING;
-	mesh__wait_until(&start.done, UINT64_MAX);
-	return start.rc;
 }
 
 static int announce(mesh_server *server, struct mesh_error *err)
@@ -222,6 +205,7 @@ static int announce(mesh_server *server, struct mesh_error *err)
 
 int mesh__server_start(mesh_server *server, struct mesh_error *err)
 {
+	struct start start = { .task.run = start_on_loop, .server = server, .rc = MESH_E_CLOSING };
 	int expected = MESH__SERVER_NEW, rc;
 
 	if (!atomic_compare_exchange_strong(&server->state, &expected, MESH__SERVER_OPEN))
@@ -232,7 +216,8 @@ int mesh__server_start(mesh_server *server, struct mesh_error *err)
 	mesh__socket_name(server->listen_fd, &server->address);
 	mesh__address_print(&server->address, server->address_text);
 	mesh__health_set_all(server, true);
-	rc = run_start(server);
+	mesh__loop_call(server->opts.lps[0], &start.task);
+	rc = start.rc;
 	if (rc) {
 		mesh__fault(err, rc, MESH_STAGE_ACCEPT, "%s: cannot listen: %s", server->service, mesh_error_text(rc));
 		goto fail;

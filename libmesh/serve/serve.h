@@ -111,7 +111,8 @@ struct mesh_request {
 	mesh_event_fn on_event;
 	void *on_event_user;
 	struct mesh__queue_node nodes[4]; /* request, readable, writable, ended */
-	struct mesh__address peer;
+	char peer_text[MESH__ADDRESS_TEXT_MAX];
+	uint32_t generation;
 	uint64_t start_ns, deadline_ns; /* deadline 0: none */
 	bool is_grpc;
 
@@ -136,6 +137,7 @@ struct mesh__conn_entry {
 	struct mesh__list node;
 	struct mesh__server_loop *sl;
 	struct mesh__list requests;
+	char peer_text[MESH__ADDRESS_TEXT_MAX];
 	uint32_t running; /* requests whose handler has not finished, also those whose stream is gone */
 };
 

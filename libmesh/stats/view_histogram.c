@@ -42,26 +42,46 @@ static int add_group(const struct mesh_stats_view *view, uint64_t offset, uint64
 	return 0;
 }
 
+/*
+ * While a segment is copied its writer goes on: a table may already name a group that was made behind the end of the copy.
+ * It was empty when the copy began.
+ */
+static bool is_later(const struct mesh_stats_view *view, uint64_t offset)
+{
+	return offset >= view->size_bytes;
+}
+
+static int add_shard(const struct mesh_stats_view *view, const struct mesh__view_metric *metric, uint64_t offset, uint64_t *cells,
+		     struct mesh__view_totals *totals)
+{
+	const struct mesh__view_shard *table = mesh__view_shard(view, metric, offset);
+	int result = table ? 0 : MESH_E_CORRUPT;
+
+	for (uint32_t group = 0; !result && group < metric->group_count; group++) {
+		uint64_t group_offset = table->group_offsets[group];
+
+		if (group_offset && !is_later(view, group_offset))
+			result = add_group(view, group_offset, cells ? cells + group * MESH__HISTOGRAM_GROUP_CELLS : NULL, &totals->count);
+	}
+	if (result)
+		return result;
+	totals->sum += table->sum;
+	totals->max = table->max > totals->max ? table->max : totals->max;
+	return 0;
+}
+
 int mesh__view_totals(const struct mesh_stats_view *view, uint64_t number, uint64_t *cells, struct mesh__view_totals *totals)
 {
 	const struct mesh__view_metric *metric = &view->metrics[view->series[number].metric];
 	const uint64_t *root = mesh__view_cells(view, mesh__view_offset(view, number), view->header.shard_count);
 
-	*totals = (struct mesh__view_totals){ .count = 0 };
-	for (uint32_t shard = 0; root && shard < view->header.shard_count; shard++) {
-		const struct mesh__view_shard *table = root[shard] ? mesh__view_shard(view, metric, root[shard]) : NULL;
+	int result = root ? 0 : MESH_E_CORRUPT;
 
-		if (root[shard] && !table)
-			return MESH_E_CORRUPT;
-		for (uint32_t group = 0; table && group < metric->group_count; group++)
-			if (table->group_offsets[group] &&
-			    add_group(view, table->group_offsets[group], cells ? cells + group * MESH__HISTOGRAM_GROUP_CELLS : NULL, &totals->count))
-				return MESH_E_CORRUPT;
-		totals->sum += table ? table->sum : 0;
-		if (table && table->max > totals->max)
-			totals->max = table->max;
-	}
-	return root ? 0 : MESH_E_CORRUPT;
+	*totals = (struct mesh__view_totals){ .count = 0 };
+	for (uint32_t shard = 0; !result && shard < view->header.shard_count; shard++)
+		if (root[shard] && !is_later(view, root[shard]))
+			result = add_shard(view, metric, root[shard], cells, totals);
+	return result;
 }
 
 int mesh_stats_histogram_new(mesh_stats_histogram **out)

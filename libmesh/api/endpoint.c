@@ -1,0 +1,117 @@
+#include "api/handle.h"
+
+#include "base/fault.h"
+#include "mesh/endpoint.h"
+
+#include <string.h>
+
+/* Each thread draws from its own generator; seeded at its first pick. */
+static _Thread_local struct mesh__random thread_random;
+static _Thread_local bool thread_random_is_seeded;
+
+static int check(const mesh_client *client, struct mesh_error *err)
+{
+	if (!client)
+		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the client is NULL");
+	return mesh__handle_check(client->mesh, err);
+}
+
+static int blame(const mesh_client *client, struct mesh_error *err)
+{
+	enum mesh__service_state state = mesh__service_state(client->target->service);
+	int code = state == MESH__SERVICE_RESOLVING || state == MESH__SERVICE_UNKNOWN ? MESH_E_NO_NAME : MESH_E_NO_ENDPOINT;
+	char why[400];
+
+	if (!err)
+		return code;
+	mesh__service_explain(client->target->service, why, sizeof(why));
+	return mesh__fault(err, code, MESH_STAGE_BALANCE, "%s: no endpoint: %s", client->target->name, why);
+}
+
+int mesh_pick(mesh_client *client, struct mesh_pick *pick, struct mesh_error *err)
+{
+	int rc = check(client, err);
+	uint32_t shard = mesh__shard_mine();
+	struct mesh__endpoint *ep;
+
+	if (rc)
+		return rc;
+	if (!pick || pick->size < sizeof(*pick))
+		return mesh__fault(err, MESH_E_VERSION, MESH_STAGE_NONE, "mesh_pick.size is not set to sizeof(struct mesh_pick)");
+	if (!thread_random_is_seeded) {
+		mesh__random_init(&thread_random, mesh__random_entropy());
+		thread_random_is_seeded = true;
+	}
+	ep = mesh__service_pick(client->target->service, &thread_random, shard, NULL, 0);
+	if (!ep)
+		return blame(client, err);
+	mesh__counter_add(client->target->picks, shard, 1);
+	pick->family = ep->address.family;
+	pick->port = ep->address.port;
+	memcpy(pick->ip, ep->address.ip, sizeof(pick->ip));
+	pick->handle[0] = (uint64_t)(uintptr_t)ep;
+	return 0;
+}
+
+void mesh_pick_address(const struct mesh_pick *pick, char text[64])
+{
+	struct mesh__address address = { .family = (uint8_t)pick->family, .port = pick->port };
+
+	memcpy(address.ip, pick->ip, sizeof(address.ip));
+	mesh__address_print(&address, text);
+}
+
+int mesh_report(mesh_client *client, struct mesh_pick *pick, int32_t outcome, uint64_t latency_ns)
+{
+	static const uint32_t outcomes[MESH_OUTCOME_COUNT] = { MESH__OUTCOME_OK, MESH__OUTCOME_E_STATUS, MESH__OUTCOME_E_UNPROCESSED,
+							       MESH__OUTCOME_E_DEADLINE, MESH__OUTCOME_E_CONNECT, MESH__OUTCOME_E_CANCELLED };
+	uint32_t shard = mesh__shard_mine();
+	struct mesh__labels labels;
+	int rc = check(client, NULL);
+
+	if (rc)
+		return rc;
+	if (!pick || !pick->handle[0] || outcome < 0 || outcome >= MESH_OUTCOME_COUNT)
+		return MESH_E_INVALID;
+	labels = (struct mesh__labels){ .service = client->target->name };
+	mesh__endpoint_done((struct mesh__endpoint *)(uintptr_t)pick->handle[0], shard);
+	pick->handle[0] = 0;
+	mesh__outcome_count(&client->target->reports, client->mesh->stats, MESH__METRIC_PICK_REPORTS_TOTAL, labels, outcomes[outcome], shard);
+	mesh__histogram_record(client->target->latency, shard, latency_ns);
+	return 0;
+}
+
+struct listing {
+	mesh_endpoint_fn fn;
+	void *user;
+};
+
+static void list_one(const struct mesh__endpoint_view *view, void *user)
+{
+	struct listing *listing = user;
+	char address[MESH__ADDRESS_TEXT_MAX];
+	int32_t in_flight = mesh__endpoint_in_flight(view->ep);
+	struct mesh_endpoint_info info = {
+		.size = sizeof(info), .in_flight = in_flight > 0 ? (uint32_t)in_flight : 0, .address = address, .source = view->source,
+		.first_seen_ns = view->first_seen_ns, .last_seen_ns = view->last_seen_ns, .is_draining = view->is_draining,
+		.weight = view->ep->weight,
+	};
+
+	mesh__address_print(&view->ep->address, address);
+	listing->fn(&info, listing->user);
+}
+
+int mesh_endpoints_list(mesh_client *client, mesh_endpoint_fn fn, void *user)
+{
+	struct listing listing = { fn, user };
+	int rc = check(client, NULL);
+
+	if (rc)
+		return rc;
+	if (!fn)
+		return MESH_E_INVALID;
+	rc = mesh__service_list(client->target->service, list_one, &listing);
+	if (rc)
+		return rc;
+	return mesh__service_state(client->target->service) == MESH__SERVICE_EMPTY ? MESH_E_NO_ENDPOINT : MESH_E_NO_NAME;
+}

@@ -1,0 +1,44 @@
+/* What a `mesh *` is, for the files of api/. */
+#ifndef MESH_API_HANDLE_H
+#define MESH_API_HANDLE_H
+
+#include "config/config.h"
+#include "flow/call.h"
+#include "serve/serve.h"
+
+enum { MESH__LOOPS_MAX = 64 };
+
+struct mesh__queue_entry;
+
+struct mesh {
+	atomic_uint refs; /* the opener's, and one per client, server and queue: they may be freed after mesh_close() */
+	atomic_bool is_closing;
+	uint32_t generation; /* of the process that opened it: base/descriptors.h */
+	struct mesh__log log;
+	char service[256];
+	struct mesh__config *config;
+	struct mesh__stats *stats;
+	struct mesh__directory *directory;
+	struct mesh__flow *flow;
+	struct mesh__loop *lps[MESH__LOOPS_MAX];
+	uint32_t loop_count;
+	bool has_foreign_base;
+	struct {
+		pthread_mutex_t lock;
+		struct mesh__list servers;
+		struct mesh__queue_entry *queues;
+	} shared;
+};
+
+struct mesh_client {
+	mesh *mesh;
+	struct mesh__target *target;
+	uint32_t generation;
+};
+
+/* 0; or MESH_E_INVALID (NULL), MESH_E_FORKED, MESH_E_CLOSING with a sentence. */
+int mesh__handle_check(const mesh *m, struct mesh_error *err);
+void mesh__handle_ref(mesh *m);
+void mesh__handle_unref(mesh *m);
+
+#endif

@@ -1,0 +1,386 @@
+/*
+ * Opening and closing: the parts in the order of their dependence, and back.
+ *
+ *   config -> stats -> loops -> flow -> directory -> (threads start)
+ */
+#include "api/handle.h"
+
+#include "base/clock.h"
+#include "base/descriptors.h"
+#include "base/fault.h"
+#include "base/memory.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define POLL_NS (2 * MESH__NS_PER_MS)
+
+struct mesh__queue_entry {
+	struct mesh__queue_entry *next;
+	mesh_queue *queue;
+};
+
+const char *mesh_version(void)
+{
+	return "0.1.0";
+}
+
+uint32_t mesh_version_number(void)
+{
+	return MESH_VERSION;
+}
+
+const char *mesh_service(const mesh *m)
+{
+	return m ? m->service : "";
+}
+
+int mesh__handle_check(const mesh *m, struct mesh_error *err)
+{
+	if (!m)
+		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the mesh is NULL");
+	if (m->generation != mesh__descriptors_generation())
+		return mesh__fault(err, MESH_E_FORKED, MESH_STAGE_NONE, "this mesh belongs to the parent process: open one of your own after fork()");
+	if (atomic_load_explicit(&m->is_closing, memory_order_acquire))
+		return mesh__fault(err, MESH_E_CLOSING, MESH_STAGE_NONE, "the mesh is closing");
+	return 0;
+}
+
+void mesh__handle_ref(mesh *m)
+{
+	atomic_fetch_add_explicit(&m->refs, 1, memory_order_relaxed);
+}
+
+void mesh__handle_unref(mesh *m)
+{
+	if (atomic_fetch_sub_explicit(&m->refs, 1, memory_order_acq_rel) != 1)
+		return;
+	pthread_mutex_destroy(&m->shared.lock);
+	mesh__memory_free(m);
+}
+
+/* --- log --- */
+
+/* Only when MESH_LOG asks and the host gave no callback: the one place that writes to standard error. */
+static void log_to_stderr(int32_t level, const char *line, void *user)
+{
+	static const char *const names[] = { "off", "error", "warn", "info", "debug" };
+	char text[1200];
+	int len = snprintf(text, sizeof(text), "mesh[%d] %s: %s\n", (int)getpid(), names[level >= 0 && level <= 4 ? level : 0], line);
+
+	(void)user;
+	if (len > 0)
+		(void)!write(STDERR_FILENO, text, (size_t)len < sizeof(text) ? (size_t)len : sizeof(text) - 1);
+}
+
+static void choose_log(mesh *m, const struct mesh_options *opts)
+{
+	int32_t level = (int32_t)mesh__config_choice(m->config, MESH__OPTION_LOG, NULL);
+
+	m->log = (struct mesh__log){ opts->log, opts->log_user, opts->log && !level ? MESH_LOG_INFO : level };
+	if (!opts->log && level)
+		m->log.fn = log_to_stderr;
+}
+
+/* --- opening --- */
+
+static void on_beat(struct mesh__loop *lp, void *user)
+{
+	mesh *m = user;
+
+	mesh__stats_beat(m->stats, (uint32_t)lp->index, lp->now_ns);
+}
+
+static int open_stats(mesh *m, struct mesh_error *err)
+{
+	const char *dir = mesh__config_text(m->config, MESH__OPTION_STATS_DIR, NULL);
+	const char *runtime = mesh__config_text(m->config, MESH__OPTION_RUNTIME_DIR, NULL);
+	struct mesh__stats_options opts = {
+		.service = m->service, .dir = *dir ? dir : *runtime ? runtime : NULL,
+		.is_off = mesh__config_choice(m->config, MESH__OPTION_STATS, NULL) != 0,
+		.series_max = (uint32_t)mesh__config_count(m->config, MESH__OPTION_STATS_SERIES, NULL), .loops = m->loop_count, .log = &m->log,
+		.xdg_runtime_dir = mesh__config_environment(m->config, "XDG_RUNTIME_DIR"),
+	};
+	struct mesh__labels none = { 0 };
+	int rc = mesh__stats_open(&opts, &m->stats, err);
+
+	if (!rc && mesh__config_warning_count(m->config))
+		mesh__counter_add(mesh__stats_counter(m->stats, MESH__METRIC_CONFIG_WARNINGS_TOTAL, &none), mesh__shard_mine(),
+				  mesh__config_warning_count(m->config));
+	return rc;
+}
+
+static int open_loops(mesh *m, void *base, struct mesh_error *err)
+{
+	for (uint32_t i = 0; i < m->loop_count; i++) {
+		struct mesh__loop_options opts = { .base = base, .log = &m->log, .index = (int32_t)i, .beat = on_beat, .beat_user = m };
+		int rc = mesh__loop_new(&m->lps[i], &opts);
+
+		if (rc)
+			return mesh__fault(err, rc, MESH_STAGE_NONE, "cannot make loop %u: %s", i, mesh_error_text(rc));
+	}
+	return 0;
+}
+
+static int open_paths(mesh *m, struct mesh_error *err)
+{
+	struct mesh__flow_options flow_opts = { m->config, m->stats, &m->log, m->lps, m->loop_count };
+	struct mesh__directory_options directory_opts;
+	int rc = mesh__flow_new(&flow_opts, &m->flow);
+
+	if (rc)
+		return mesh__fault(err, rc, MESH_STAGE_NONE, "out of memory for the mesh");
+	directory_opts = (struct mesh__directory_options){ m->config, m->stats, &m->log, m->lps[0], mesh__flow_endpoint_freed, m->flow };
+	rc = mesh__directory_open(&directory_opts, &m->directory, err);
+	if (rc)
+		return rc;
+	mesh__flow_start(m->flow, m->directory);
+	return 0;
+}
+
+static int start_threads(mesh *m, struct mesh_error *err)
+{
+	for (uint32_t i = 0; i < m->loop_count; i++) {
+		int rc = mesh__loop_start(m->lps[i]);
+
+		if (rc)
+			return mesh__fault(err, rc, MESH_STAGE_NONE, "cannot start the thread of loop %u: %s", i, mesh_error_text(rc));
+	}
+	return 0;
+}
+
+static int check_options(const struct mesh_options *opts, struct mesh_error *err)
+{
+	if (opts->size < sizeof(*opts))
+		return mesh__fault(err, MESH_E_VERSION, MESH_STAGE_NONE, "mesh_options.size is %u, expected %zu: set it to sizeof(struct mesh_options)",
+				   opts->size, sizeof(*opts));
+	if (opts->setting_count && !opts->settings)
+		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "mesh_options.settings is NULL, though setting_count is not 0");
+	return 0;
+}
+
+static int check_service_name(const char *name, struct mesh_error *err)
+{
+	size_t len = strlen(name);
+
+	if (len == 0 || len > 253 || name[0] == '.' ||
+	    strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") != len)
+		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE,
+				   "\"%.64s\" is no service name: 1 to 253 letters, digits, '-', '_' and '.', not beginning with '.'", name);
+	return 0;
+}
+
+static void close_all(mesh *m);
+
+static int open_all(mesh *m, const struct mesh_options *opts, struct mesh_error *err)
+{
+	struct mesh__log early = { opts->log, opts->log_user, MESH_LOG_WARN };
+	const char *level = getenv("MESH_LOG");
+	int rc;
+
+	/* Problems of the options themselves come before the option `log` is known. */
+	if (!opts->log && level && *level && strcmp(level, "off") != 0)
+		early.fn = log_to_stderr;
+	rc = mesh__config_new(&m->config, NULL, opts->settings, opts->setting_count, &early, err);
+	if (rc)
+		return rc;
+	choose_log(m, opts);
+	mesh__config_get(m->config, "service", NULL, m->service, sizeof(m->service));
+	if (opts->service)
+		snprintf(m->service, sizeof(m->service), "%s", opts->service);
+	rc = check_service_name(m->service, err);
+	if (rc)
+		return rc;
+	m->has_foreign_base = opts->event_base != NULL;
+	m->loop_count = m->has_foreign_base ? 1 : (uint32_t)mesh__config_count(m->config, MESH__OPTION_LOOPS, NULL);
+	rc = open_stats(m, err);
+	if (!rc)
+		rc = open_loops(m, opts->event_base, err);
+	if (!rc)
+		rc = open_paths(m, err);
+	return rc ? rc : start_threads(m, err);
+}
+
+int mesh_open(const struct mesh_options *opts, mesh **out, struct mesh_error *err)
+{
+	static const struct mesh_options plain = MESH_OPTIONS_INIT;
+	mesh *m;
+	int rc;
+
+	if (!out)
+		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "there is no place for the mesh: out is NULL");
+	*out = NULL;
+	opts = opts ? opts : &plain;
+	rc = check_options(opts, err);
+	if (rc)
+		return rc;
+	m = mesh__memory_zalloc(sizeof(*m));
+	if (!m || mesh__descriptors_watch_fork()) {
+		mesh__memory_free(m);
+		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for the mesh");
+	}
+	atomic_init(&m->refs, 1);
+	m->generation = mesh__descriptors_generation();
+	pthread_mutex_init(&m->shared.lock, NULL);
+	mesh__list_init(&m->shared.servers);
+	rc = open_all(m, opts, err);
+	if (rc) {
+		close_all(m);
+		mesh__handle_unref(m);
+		return rc;
+	}
+	*out = m;
+	return 0;
+}
+
+/* --- draining --- */
+
+static bool is_quiet(void *user)
+{
+	mesh *m = user;
+	bool quiet = atomic_load_explicit(&m->flow->live_calls, memory_order_relaxed) == 0;
+
+	pthread_mutex_lock(&m->shared.lock);
+	for (struct mesh__list *node = m->shared.servers.next; node != &m->shared.servers; node = node->next)
+		quiet = quiet && mesh__server_is_drained(MESH__CONTAINER(node, mesh_server, node));
+	pthread_mutex_unlock(&m->shared.lock);
+	return quiet;
+}
+
+static bool never(void *user)
+{
+	(void)user;
+	return false;
+}
+
+static void wait_until(mesh *m, bool (*done)(void *), uint64_t until_ns)
+{
+	const struct timespec pause = { 0, (long)POLL_NS };
+
+	if (m->has_foreign_base) {
+		mesh__loop_turn_until(m->lps[0], done, m, until_ns);
+		return;
+	}
+	while (!done(m) && mesh__clock_now_ns() < until_ns)
+		nanosleep(&pause, NULL);
+}
+
+static void each_server(mesh *m, void (*act)(mesh_server *))
+{
+	pthread_mutex_lock(&m->shared.lock);
+	for (struct mesh__list *node = m->shared.servers.next; node != &m->shared.servers; node = node->next)
+		act(MESH__CONTAINER(node, mesh_server, node));
+	pthread_mutex_unlock(&m->shared.lock);
+}
+
+int mesh_drain(mesh *m, struct mesh_error *err)
+{
+	int rc = mesh__handle_check(m, err);
+
+	if (rc)
+		return rc;
+	if (mesh__loop_is_any())
+		return mesh__fault(err, MESH_E_WRONG_THREAD, MESH_STAGE_NONE, "mesh_drain() waits, and must not be called on a loop");
+	each_server(m, mesh__server_withdraw);
+	if (!mesh__list_is_empty(&m->shared.servers))
+		wait_until(m, never, mesh__clock_now_ns() + mesh__config_ns(m->config, MESH__OPTION_DRAIN_DELAY, NULL));
+	each_server(m, mesh__server_drain);
+	wait_until(m, is_quiet, mesh__clock_now_ns() + mesh__config_ns(m->config, MESH__OPTION_DRAIN_TIMEOUT, NULL));
+	if (is_quiet(m))
+		return 0;
+	return mesh__fault(err, MESH_E_DEADLINE, MESH_STAGE_NONE, "calls or requests were still in flight after drain.timeout");
+}
+
+/* --- closing --- */
+
+struct stop {
+	struct mesh__task task;
+	mesh *m;
+};
+
+static void stop_loop(struct mesh__task *task, struct mesh__loop *lp)
+{
+	mesh *m = MESH__CONTAINER(task, struct stop, task)->m;
+	uint32_t index = (uint32_t)lp->index;
+
+	for (struct mesh__list *node = m->shared.servers.next; node != &m->shared.servers; node = node->next)
+		mesh__server_stop_loop(MESH__CONTAINER(node, mesh_server, node), index);
+	if (m->flow)
+		mesh__flow_stop_loop(m->flow, index);
+	if (m->directory && index == 0)
+		mesh__directory_stop(m->directory);
+}
+
+static void close_all(mesh *m)
+{
+	struct mesh__queue_entry *entry;
+
+	/* The control loop last: the others' endpoints end on it. */
+	for (uint32_t i = m->loop_count; i-- > 0;) {
+		struct stop stop = { .task.run = stop_loop, .m = m };
+
+		if (m->lps[i])
+			mesh__loop_stop(m->lps[i], &stop.task);
+	}
+	while ((entry = m->shared.queues)) {
+		m->shared.queues = entry->next;
+		mesh__queue_shut(entry->queue);
+		mesh__queue_unref(entry->queue);
+		mesh__memory_free(entry);
+	}
+	mesh__directory_free(m->directory);
+	mesh__flow_free(m->flow);
+	for (uint32_t i = 0; i < m->loop_count; i++)
+		mesh__loop_free(m->lps[i]);
+	mesh__stats_close(m->stats);
+	mesh__config_free(m->config);
+}
+
+static void mark_stopped(mesh_server *server)
+{
+	mesh__server_withdraw(server);
+	atomic_store(&server->state, MESH__SERVER_STOPPED);
+}
+
+void mesh_close(mesh *m)
+{
+	/* In a forked child all that the parent's threads were doing is frozen in some middle: touch nothing. */
+	if (!m || m->generation != mesh__descriptors_generation())
+		return;
+	if (atomic_exchange_explicit(&m->is_closing, true, memory_order_acq_rel))
+		return;
+	each_server(m, mark_stopped);
+	close_all(m);
+	mesh__handle_unref(m);
+}
+
+/* --- queues --- */
+
+int mesh_queue_new(mesh *m, mesh_queue **out, struct mesh_error *err)
+{
+	int rc = mesh__handle_check(m, err);
+	struct mesh__queue_entry *entry;
+
+	if (rc)
+		return rc;
+	if (!out)
+		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "there is no place for the queue: out is NULL");
+	entry = mesh__memory_zalloc(sizeof(*entry));
+	if (!entry)
+		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for a queue");
+	rc = mesh__queue_new(&entry->queue, err);
+	if (rc) {
+		mesh__memory_free(entry);
+		return rc;
+	}
+	mesh__queue_ref(entry->queue);
+	*out = entry->queue;
+	pthread_mutex_lock(&m->shared.lock);
+	entry->next = m->shared.queues;
+	m->shared.queues = entry;
+	pthread_mutex_unlock(&m->shared.lock);
+	return 0;
+}

@@ -1,0 +1,24 @@
+#include "api/handle.h"
+
+#include "base/fault.h"
+
+int mesh_options_set(mesh *m, const char *name, const char *value, struct mesh_error *err)
+{
+	int rc = mesh__handle_check(m, err);
+
+	return rc ? rc : mesh__config_set(m->config, name, value, err);
+}
+
+int64_t mesh_options_get(mesh *m, const char *name, const char *service, char *buffer, uint64_t capacity)
+{
+	int rc = mesh__handle_check(m, NULL);
+
+	return rc ? rc : mesh__config_get(m->config, name, service, buffer, capacity);
+}
+
+int mesh_options_list(mesh *m, mesh_option_fn fn, void *user)
+{
+	int rc = mesh__handle_check(m, NULL);
+
+	return rc ? rc : !fn ? MESH_E_INVALID : mesh__config_list(m->config, fn, user);
+}
