@@ -97,6 +97,7 @@ void mesh__fault_copy(struct mesh_error *to, const struct mesh_error *from)
 	memcpy((char *)to + sizeof(to->size), (const char *)from + sizeof(from->size), size - sizeof(to->size));
 }
 
+__attribute__((format(printf, 4, 0)))
 static void fill(struct mesh_error *err, int32_t code, int32_t stage, const char *format, va_list args, const char *reason)
 {
 	struct mesh_error full = MESH_ERROR_INIT;

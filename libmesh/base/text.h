@@ -19,7 +19,7 @@ void mesh__text_init(struct mesh__text *text, char *storage, size_t capacity); /
 void mesh__text_add(struct mesh__text *text, const char *piece);
 void mesh__text_add_bytes(struct mesh__text *text, const char *piece, size_t len);
 void mesh__text_addf(struct mesh__text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void mesh__text_addv(struct mesh__text *text, const char *format, va_list args);
+void mesh__text_addv(struct mesh__text *text, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
 
 /* Adds bytes of a stranger: control characters and bytes outside ASCII become \xNN, so that no terminal obeys them. */
 void mesh__text_add_escaped(struct mesh__text *text, const char *piece, size_t len);
