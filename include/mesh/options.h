@@ -38,7 +38,7 @@ typedef void (*mesh_option_fn)(const struct mesh_option_info *info, void *user);
 MESH_API int mesh_options_set(mesh *m, const char *name, const char *value, struct mesh_error *err);
 
 /*
- * Writes the effective value for `service` (NULL: in general) as text, with its unit.
+ * Writes the effective value for `service` (NULL: in general; or as part of the name, "timeout@users") as text, with its unit.
  *
  * thread   any
  * returns  the length that the whole value has (it is cut at `capacity`), or MESH_E_OPTION for an unknown name

@@ -35,7 +35,8 @@ static const struct error_row rows[] = {
 #define MESH_ERROR(name, value, grpc, text, hint) _Static_assert(MESH_E_##name == (value), "mesh/error.h and errors.def differ: " #name);
 #include "tables/errors.def"
 #undef MESH_ERROR
-#define MESH_STAGE(name, value, side, reason) _Static_assert(MESH_STAGE_##name == (value), "mesh/error.h and stages.def differ: " #name);
+#define MESH_STAGE(NAME, name, value, side, reason) \
+	_Static_assert(MESH_STAGE_##NAME == (value), "mesh/error.h and stages.def differ: " #NAME);
 #include "tables/stages.def"
 #undef MESH_STAGE
 
@@ -71,11 +72,11 @@ const char *mesh_error_hint(int32_t code)
 const char *mesh_stage_name(int32_t stage)
 {
 	switch (stage) {
-#define MESH_STAGE(name, value, side, reason) case value: return #name;
+#define MESH_STAGE(NAME, name, value, side, reason) case value: return name;
 #include "tables/stages.def"
 #undef MESH_STAGE
 	}
-	return "UNKNOWN";
+	return "unknown";
 }
 
 const char *mesh_grpc_status_name(int32_t status)

@@ -30,7 +30,7 @@ static int parse_decimal(const char *text, uint64_t *whole, uint64_t *billionths
 		return -1;
 	}
 	for (; *at >= '0' && *at <= '9'; at++) {
-		if (*whole > (UINT64_MAX - 9) / 10) {
+		if (*whole > UINT64_MAX / 10 || *whole * 10 > UINT64_MAX - (uint64_t)(*at - '0')) {
 			*why = "the number is too large";
 			return -1;
 		}

@@ -44,7 +44,7 @@ struct setting {
 	char *service;        /* NULL: in general; normalised: lower case, '-' and '.' as '_' */
 	char *text, *source;
 	enum value_rank rank;
-	uint64_t number;
+	_Atomic uint64_t number;
 };
 
 struct service_block {
@@ -220,6 +220,19 @@ static struct setting *new_setting(const char *service, const char *text, const 
 }
 
 /* One value from anywhere. `service` NULL: in general. */
+/* What the API has set before for the same option and service. */
+static struct setting *find_given(struct mesh__config *cfg, uint32_t option, const char *service)
+{
+	char key[SERVICE_KEY_MAX] = "";
+
+	if (service)
+		normalise(service, key);
+	for (struct setting *at = atomic_load(&cfg->settings[option]); at; at = at->next)
+		if (at->rank == RANK_API && (service ? at->service && strcmp(at->service, key) == 0 : !at->service))
+			return at;
+	return NULL;
+}
+
 static void give(struct report *report, uint32_t option, const char *service, const char *text, const char *source, enum value_rank rank)
 {
 	const struct row *row = &rows[option];
@@ -239,6 +252,11 @@ static void give(struct report *report, uint32_t option, const char *service, co
 	}
 	if (!is_in_range(row, number)) {
 		complain(report, "%s: %s = \"%.48s\" is out of range (allowed: %s)", source, row->name, text, range);
+		return;
+	}
+	setting = rank == RANK_API && row->type != TYPE_TEXT && row->type != TYPE_CHOICE ? find_given(report->cfg, option, service) : NULL;
+	if (setting) { /* set again: in place, so that a program which adjusts an option for ever does not grow */
+		atomic_store(&setting->number, number);
 		return;
 	}
 	setting = new_setting(service, text, source, rank, number);
@@ -719,12 +737,15 @@ static const char *value_text(const struct row *row, const struct setting *setti
 
 int64_t mesh__config_get(const struct mesh__config *cfg, const char *name, const char *service, char *buffer, uint64_t capacity)
 {
-	int option = name ? find_row(name, strlen(name)) : -1;
+	size_t len = name ? strcspn(name, "@") : 0;
+	int option = name ? find_row(name, len) : -1;
 	char storage[MESH__NUMBER_TEXT_MAX];
 	const char *text;
 
 	if (option < 0)
 		return MESH_E_OPTION;
+	if (name[len])
+		service = name + len + 1;
 	text = value_text(&rows[option], find_setting(cfg, (enum mesh__option)option, service), storage);
 	if (option == MESH__OPTION_SERVICE && !*text)
 		text = cfg->program;

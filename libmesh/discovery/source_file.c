@@ -2,7 +2,9 @@
  * file:PATH, a JSON file that somebody else writes, replaced atomically or in place:
  *
  *   {"services": {"users": {"endpoints": [{"address": "10.0.0.4:9000", "weight": 2}, {"address": "10.0.0.5:9000"}]}}}
+ *   {"services": {"users": ["10.0.0.4:9000", "10.0.0.5:9000"]}}          the same in short
  *
+ * Keys that are not known are left alone, so that an older library can read a newer file.
  * The directory of the file is watched (a rename is an event there), and the file is looked at every few seconds in any case.
  * A file that does not parse changes nothing: the last good one stays, and the error says line, column and what is wrong.
  */
@@ -50,7 +52,7 @@ struct file {
 
 static int parse_endpoint(const json_t *item, struct mesh__found *found, const char *service, size_t index, char *why, size_t capacity)
 {
-	const char *address = json_string_value(json_object_get(item, "address")), *phrase;
+	const char *address = json_string_value(json_is_string(item) ? item : json_object_get(item, "address")), *phrase;
 	const json_t *weight = json_object_get(item, "weight");
 
 	if (!address) {
@@ -71,7 +73,7 @@ static int parse_endpoint(const json_t *item, struct mesh__found *found, const c
 
 static struct mesh__found *parse_service(const char *service, const json_t *value, uint32_t *count, char *why, size_t capacity)
 {
-	const json_t *endpoints = json_object_get(value, "endpoints");
+	const json_t *endpoints = json_is_array(value) ? value : json_object_get(value, "endpoints");
 	size_t wanted = json_array_size(endpoints);
 	struct mesh__found *found;
 

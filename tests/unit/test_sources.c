@@ -1,0 +1,155 @@
+/* What discovery reads from files of others, and how power of two choices decides: all pure. */
+#include "discovery/balance_p2c.h"
+#include "discovery/source.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static char taken[1024];
+
+static void take(void *user, const char *service, const struct mesh__found *found, uint32_t count)
+{
+	char address[MESH__ADDRESS_TEXT_MAX];
+	size_t len = strlen(taken);
+
+	(void)user;
+	len += (size_t)snprintf(taken + len, sizeof(taken) - len, "%s:", service);
+	for (uint32_t i = 0; i < count; i++) {
+		mesh__address_print(&found[i].address, address);
+		len += (size_t)snprintf(taken + len, sizeof(taken) - len, " %s*%u", address, found[i].weight);
+	}
+	snprintf(taken + len, sizeof(taken) - len, ";");
+}
+
+static const char *parse(const char *text)
+{
+	static char why[256];
+
+	taken[0] = why[0] = '\0';
+	return mesh__source_file_parse(text, strlen(text), take, NULL, why, sizeof(why)) ? why : NULL;
+}
+
+static void endpoint_files_are_read(void **state)
+{
+	(void)state;
+	assert_null(parse("{\"services\": {\"users\": [\"10.0.0.4:9000\", {\"address\": \"[::1]:9\", \"weight\": 3}], \"orders\": []}}"));
+	assert_non_null(strstr(taken, "users: 10.0.0.4:9000*1 [::1]:9*3;"));
+	assert_non_null(strstr(taken, "orders:;"));
+}
+
+static void broken_endpoint_files_are_refused_with_the_place(void **state)
+{
+	static const char *const bad[][2] = {
+		{ "", "" },
+		{ "{", "line" },
+		{ "[]", "" },
+		{ "{}", "services" },
+		{ "{\"services\": []}", "services" },
+		{ "{\"services\": {\"users\": \"10.0.0.4:9000\"}}", "users" },
+		{ "{\"services\": {\"users\": [\"10.0.0.4\"]}}", "users" },
+		{ "{\"services\": {\"users\": [42]}}", "users" },
+		{ "{\"services\": {\"users\": [{\"weight\": 1}]}}", "address" },
+		{ "{\"services\": {\"users\": [{\"address\": \"10.0.0.4:1\", \"weight\": 0}]}}", "weight" },
+		{ "{\"services\": {\"users\": [{\"address\": \"10.0.0.4:1\", \"weight\": 70000}]}}", "weight" },
+		{ "{\"services\": {\"users\": [\"10.0.0.4:1\"], \"users\": []}}", "users" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		const char *why = parse(bad[i][0]);
+
+		if (!why)
+			fail_msg("%s was taken", bad[i][0]);
+		if (!strstr(why, bad[i][1]))
+			fail_msg("%s: \"%s\" does not name %s", bad[i][0], why, bad[i][1]);
+	}
+}
+
+static void registry_entries_are_read_and_lies_refused(void **state)
+{
+	static const char *const good = "{\"version\": 1, \"service\": \"users\", \"address\": \"10.0.0.4:80\", \"newer\": true}";
+	static const char *const bad[] = {
+		"", "nonsense", "[]", "{\"version\": 1}", "{\"version\": 2, \"service\": \"users\", \"address\": \"10.0.0.4:80\"}",
+		"{\"version\": 1, \"service\": \"orders\", \"address\": \"10.0.0.4:80\"}",
+		"{\"version\": 1, \"service\": \"users\", \"address\": \"10.0.0.4\"}",
+		"{\"version\": 1, \"service\": \"users\", \"address\": 7}",
+		"{\"version\": 1, \"service\": \"users\", \"address\": \"10.0.0.4:80\"}{",
+	};
+	struct mesh__found found;
+	const char *why;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		why = NULL;
+		assert_int_equal(mesh__source_local_parse(bad[i], strlen(bad[i]), "users", &found, &why), -1);
+		assert_non_null(why);
+	}
+	assert_int_equal(mesh__source_local_parse(good, strlen(good), "users", &found, &why), 0);
+	assert_int_equal(found.address.port, 80);
+}
+
+static void the_less_loaded_of_two_wins_per_unit_of_weight(void **state)
+{
+	(void)state;
+	assert_int_equal(mesh__balance_p2c_better(0, 5, 1, 1, 3, 1), 1);
+	assert_int_equal(mesh__balance_p2c_better(0, 3, 1, 1, 5, 1), 0);
+	assert_int_equal(mesh__balance_p2c_better(0, 3, 1, 1, 3, 1), 0);
+	assert_int_equal(mesh__balance_p2c_better(0, 3, 1, 1, 5, 2), 1);
+	assert_int_equal(mesh__balance_p2c_better(0, 0, 1, 1, 0, 5), 1);
+}
+
+static void two_different_endpoints_are_drawn_evenly(void **state)
+{
+	struct mesh__random random;
+	uint32_t seen[5] = { 0 }, first, second;
+
+	(void)state;
+	mesh__random_init(&random, 1);
+	for (int i = 0; i < 100000; i++) {
+		mesh__balance_p2c_draw(&random, 5, &first, &second);
+		assert_true(first < 5 && second < 5 && first != second);
+		seen[first]++;
+		seen[second]++;
+	}
+	for (int i = 0; i < 5; i++)
+		assert_in_range(seen[i], 39000, 41000);
+}
+
+/* Mitzenmacher's result in small: with two choices the fullest of n bins stays within log log n of the mean. */
+static void load_stays_even(void **state)
+{
+	static int64_t load[100];
+	struct mesh__random random;
+	uint32_t first, second, chosen;
+	int64_t largest = 0;
+
+	(void)state;
+	mesh__random_init(&random, 2);
+	for (int i = 0; i < 100000; i++) {
+		mesh__balance_p2c_draw(&random, 100, &first, &second);
+		chosen = mesh__balance_p2c_better(first, load[first], 1, second, load[second], 1);
+		if (++load[chosen] > largest)
+			largest = load[chosen];
+	}
+	assert_true(largest <= 1000 + 5);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(endpoint_files_are_read),
+		cmocka_unit_test(broken_endpoint_files_are_refused_with_the_place),
+		cmocka_unit_test(registry_entries_are_read_and_lies_refused),
+		cmocka_unit_test(the_less_loaded_of_two_wins_per_unit_of_weight),
+		cmocka_unit_test(two_different_endpoints_are_drawn_evenly),
+		cmocka_unit_test(load_stays_even),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
