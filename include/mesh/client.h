@@ -172,7 +172,7 @@ struct mesh_call_info {
 	uint64_t send_ns;      /* until the request was handed to the socket, last attempt */
 	uint64_t wait_ns;      /* until the first byte of the answer, last attempt */
 	uint64_t receive_ns;   /* until the last byte, last attempt */
-	uint64_t sent_bytes, received_bytes; /* bodies */
+	uint64_t sent_bytes, received_bytes; /* bodies; for gRPC with the five bytes before each message */
 	char endpoint[64];     /* of the last attempt */
 };
 MESH_API int mesh_call_info(const mesh_call *call, struct mesh_call_info *info);

@@ -124,10 +124,10 @@ static int check_options(const mesh_client *client, const struct mesh_call_optio
 
 /* --- events --- */
 
-static void drop_node(struct mesh__queue_node *node, bool is_taken)
+static void drop_event(const struct mesh_event *event, bool is_taken)
 {
 	(void)is_taken;
-	mesh__call_unref(node->event.call);
+	mesh__call_unref(event->call);
 }
 
 static void emit(struct mesh_call *call, uint32_t type)
@@ -142,10 +142,8 @@ static void emit(struct mesh_call *call, uint32_t type)
 	}
 	if (!call->sink.queue || atomic_load_explicit(&node->is_queued, memory_order_acquire))
 		return;
-	node->event = event;
-	node->drop = drop_node;
 	mesh__call_ref(call);
-	if (!mesh__queue_push(call->sink.queue, node))
+	if (!mesh__queue_push(call->sink.queue, node, &event, drop_event))
 		mesh__call_unref(call);
 }
 

@@ -35,18 +35,15 @@ _Static_assert(MESH_STAGE_ROUTE < MESH_STAGE_RESOLVE && MESH_STAGE_RESOLVE < MES
 
 /* --- running --- */
 
+/* The end may free the call: it is the last that is done with it. */
 static void advance(struct mesh_call *call)
 {
-	while (!call->is_ended) {
-		enum mesh__verdict verdict = steps[call->step].run(call);
+	enum mesh__verdict verdict;
 
-		if (verdict == MESH__WAIT)
-			return;
-		if (verdict == MESH__REFUSE)
-			mesh__call_end(call);
-		else
-			call->step++;
-	}
+	while ((verdict = steps[call->step].run(call)) == MESH__GO)
+		call->step++;
+	if (verdict == MESH__REFUSE)
+		mesh__call_end(call);
 }
 
 void mesh__call_resume(struct mesh_call *call)

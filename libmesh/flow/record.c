@@ -30,7 +30,7 @@ static bool is_in_doubt(const struct mesh_call *call)
 {
 	const struct mesh__stream *stream = &call->attempt.stream;
 
-	if (call->code == 0 || call->code == MESH_E_STATUS || !call->attempts || call->attempt.never_sent || call->attempt.unprocessed)
+	if (call->code == 0 || !call->attempts || call->attempt.never_sent || call->attempt.unprocessed)
 		return false;
 	if (!call->attempt.opened_ns)
 		return false;

@@ -79,9 +79,12 @@ static void drop_all(mesh_queue *q)
 	q->takers.last = &q->takers.first;
 	pthread_mutex_unlock(&q->takers.lock);
 	for (; node; node = next) {
+		const struct mesh_event event = node->event;
+		mesh__queue_drop_fn drop = node->drop;
+
 		next = node->next;
 		atomic_store_explicit(&node->is_queued, false, memory_order_release);
-		node->drop(node, false);
+		drop(&event, false);
 	}
 }
 
@@ -94,13 +97,15 @@ void mesh__queue_unref(mesh_queue *q)
 	mesh__memory_free(q);
 }
 
-bool mesh__queue_push(mesh_queue *q, struct mesh__queue_node *node)
+bool mesh__queue_push(mesh_queue *q, struct mesh__queue_node *node, const struct mesh_event *event, mesh__queue_drop_fn drop)
 {
 	const uint64_t one = 1;
 	struct mesh__queue_node *head;
 
 	if (atomic_load_explicit(&q->is_shut, memory_order_acquire) || atomic_exchange_explicit(&node->is_queued, true, memory_order_acq_rel))
 		return false;
+	node->event = *event;
+	node->drop = drop;
 	head = atomic_load_explicit(&q->pushed, memory_order_relaxed);
 	do
 		node->next = head;
@@ -138,13 +143,16 @@ static uint32_t take(mesh_queue *q, struct mesh_event *events, uint32_t max)
 	pthread_mutex_unlock(&q->takers.lock);
 	for (uint32_t i = 0; taken; i++) {
 		struct mesh_event *out = (struct mesh_event *)(void *)((char *)events + i * stride);
+		const struct mesh_event event = taken->event;
+		mesh__queue_drop_fn drop = taken->drop;
 
 		node = taken;
 		taken = node->next;
-		memcpy(out, &node->event, stride < sizeof(*out) ? stride : sizeof(*out));
+		memcpy(out, &event, stride < sizeof(event) ? stride : sizeof(event));
 		out->size = (uint32_t)stride;
+		/* From here on the node may be pushed again. */
 		atomic_store_explicit(&node->is_queued, false, memory_order_release);
-		node->drop(node, true);
+		drop(&event, true);
 	}
 	return n;
 }

@@ -12,17 +12,22 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+/* Gives back what the event held; is_taken false: nobody will ever see it. */
+typedef void (*mesh__queue_drop_fn)(const struct mesh_event *event, bool is_taken);
+
 struct mesh__queue_node {
+	atomic_bool is_queued; /* a level, not an edge: pushing again before it was taken changes nothing */
+	/* The queue's while is_queued. */
 	struct mesh__queue_node *next;
 	struct mesh_event event;
-	atomic_bool is_queued; /* a level, not an edge: pushing again before it was taken changes nothing */
-	void (*drop)(struct mesh__queue_node *node, bool is_taken); /* is_taken false: nobody will ever see the event */
+	mesh__queue_drop_fn drop;
 };
 
 int mesh__queue_new(mesh_queue **out, struct mesh_error *err);
 void mesh__queue_ref(mesh_queue *q);
 void mesh__queue_unref(mesh_queue *q);
-bool mesh__queue_push(mesh_queue *q, struct mesh__queue_node *node); /* false: already queued, or the queue is freed: nothing was kept */
+/* Copies the event. false: this node is queued already, or the queue is freed: nothing was kept. */
+bool mesh__queue_push(mesh_queue *q, struct mesh__queue_node *node, const struct mesh_event *event, mesh__queue_drop_fn drop);
 void mesh__queue_shut(mesh_queue *q);                                /* takers return MESH_E_CLOSING once it is empty */
 
 #endif

@@ -91,7 +91,7 @@ static void take_over(struct mesh__task *task, struct mesh__loop *lp)
 	mesh__list_init(&entry->requests);
 	mesh__address_print(&handover->peer, entry->peer_text);
 	/* Ten per cent of jitter, so that connections made together do not end together. */
-	limits.age_max_ns += (uint64_t)((double)limits.age_max_ns * (0.2 * mesh__random_unit(&lp->random) - 0.1));
+	limits.age_max_ns = (uint64_t)((double)limits.age_max_ns * (0.9 + 0.2 * mesh__random_unit(&lp->random)));
 	mesh__list_append(&sl->conns, &entry->node);
 	sl->conn_count++;
 	if (mesh__conn_accept(&entry->conn, lp, handover->fd, &handover->peer, &limits, &mesh__server_conn_events, entry)) {

@@ -109,29 +109,21 @@ void mesh_request_unref(mesh_request *request)
 
 /* --- events --- */
 
-static void drop_node(struct mesh__queue_node *node, bool is_taken)
+static void drop_event(const struct mesh_event *event, bool is_taken)
 {
-	struct mesh_request *request = node->event.request;
-
 	/* A request event hands its user reference to whoever takes it. */
-	if (node->event.type == MESH_EVENT_REQUEST) {
-		if (!is_taken)
-			mesh_request_unref(request);
-		return;
-	}
-	mesh__request_drop(request);
+	if (event->type != MESH_EVENT_REQUEST)
+		mesh__request_drop(event->request);
+	else if (!is_taken)
+		mesh_request_unref(event->request);
 }
 
-static void push(struct mesh_request *request, uint32_t index, const struct mesh_event *event)
+static void push(struct mesh_request *request, const struct mesh_event *event)
 {
-	struct mesh__queue_node *node = &request->nodes[index];
-
-	node->event = *event;
-	node->drop = drop_node;
-	if (index)
+	if (event->type != MESH_EVENT_REQUEST)
 		mesh__request_hold(request);
-	if (!mesh__queue_push(request->handler->queue, node) && (index || !atomic_load_explicit(&node->is_queued, memory_order_acquire)))
-		drop_node(node, false);
+	if (!mesh__queue_push(request->handler->queue, &request->nodes[event->type - MESH_EVENT_REQUEST], event, drop_event))
+		drop_event(event, false);
 }
 
 void mesh__request_emit(struct mesh_request *request, uint32_t type, int32_t code)
@@ -144,7 +136,7 @@ void mesh__request_emit(struct mesh_request *request, uint32_t type, int32_t cod
 	if (request->on_event && type != MESH_EVENT_REQUEST)
 		request->on_event(&event, request->on_event_user);
 	else if (request->handler->queue)
-		push(request, type - MESH_EVENT_REQUEST, &event);
+		push(request, &event);
 }
 
 static void pipe_notify(struct mesh__pipe *pipe, int what)

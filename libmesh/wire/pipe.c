@@ -23,6 +23,12 @@ struct mesh__pipe_message {
 
 static void pump(struct mesh__task *task, struct mesh__loop *lp);
 
+/* What a waiting message takes: a flood of empty ones must not be free. */
+static uint64_t cost_of(const struct mesh__pipe_message *message)
+{
+	return message->len + sizeof(*message) + 16;
+}
+
 int mesh__pipe_init(struct mesh__pipe *pipe, struct mesh__loop *lp, bool is_grpc, uint64_t limit_bytes, uint64_t message_max_bytes)
 {
 	pthread_condattr_t attr;
@@ -176,8 +182,7 @@ int mesh__pipe_recv(struct mesh__pipe *pipe, struct mesh_message *out, uint32_t 
 		pipe->shared.in_first = message->next;
 		if (!pipe->shared.in_first)
 			pipe->shared.in_last = &pipe->shared.in_first;
-		pipe->shared.in_bytes -= message->len;
-		pipe->shared.credit_bytes += message->len;
+		pipe->shared.in_bytes -= cost_of(message);
 		if (!pipe->shared.is_ended)
 			post_pump(pipe);
 		out->data = message->data;
@@ -216,7 +221,8 @@ static void chunk_taken(struct mesh__chunk *base, struct mesh__stream *stream)
 	pipe->sent_any = true;
 	pthread_mutex_lock(&pipe->shared.lock);
 	pipe->shared.out_bytes -= base->len;
-	tell = pipe->shared.wants_writable && pipe->shared.out_bytes <= pipe->limit_bytes / 2;
+	/* Chunks that were never sent are given back after the end, maybe by an owner that nobody holds any more: no word to it. */
+	tell = pipe->stream && pipe->shared.wants_writable && pipe->shared.out_bytes <= pipe->limit_bytes / 2;
 	if (tell) {
 		pipe->shared.wants_writable = false;
 		pthread_cond_broadcast(&pipe->shared.changed);
@@ -273,7 +279,6 @@ static void pump(struct mesh__task *task, struct mesh__loop *lp)
 	(void)lp;
 	pthread_mutex_lock(&pipe->shared.lock);
 	pipe->shared.pump_posted = false;
-	pipe->shared.credit_bytes = 0;
 	pthread_mutex_unlock(&pipe->shared.lock);
 	move_out(pipe);
 	give_credit(pipe);
@@ -319,7 +324,7 @@ static void deliver(struct mesh__pipe *pipe, struct mesh__pipe_message *message)
 	pthread_mutex_lock(&pipe->shared.lock);
 	*pipe->shared.in_last = message;
 	pipe->shared.in_last = &message->next;
-	pipe->shared.in_bytes += message->len;
+	pipe->shared.in_bytes += cost_of(message);
 	tell = pipe->shared.wants_readable;
 	pipe->shared.wants_readable = false;
 	pthread_cond_broadcast(&pipe->shared.changed);

@@ -33,8 +33,7 @@ struct mesh__pipe {
 		struct mesh__pipe_chunk *out_first, **out_last;
 		struct mesh__pipe_message *in_first, **in_last;
 		uint64_t out_bytes; /* copied, not yet taken by the connection */
-		uint64_t in_bytes;  /* whole messages that wait */
-		uint64_t credit_bytes; /* taken by the reader, not yet given back to the window */
+		uint64_t in_bytes;  /* whole messages that wait, with what keeping them costs */
 		int32_t result;     /* how the stream ended, once is_ended */
 		bool last_is_out, is_in_ended, is_ended, wants_writable, wants_readable, pump_posted;
 	} shared;

@@ -55,7 +55,8 @@ static inline void remove_tree(const char *path)
 	char child[1024];
 
 	while (dir && (found = readdir(dir))) {
-		snprintf(child, sizeof(child), "%s/%s", path, found->d_name);
+		if (snprintf(child, sizeof(child), "%s/%s", path, found->d_name) >= (int)sizeof(child))
+			continue;
 		if (strcmp(found->d_name, ".") && strcmp(found->d_name, "..") && unlink(child))
 			remove_tree(child);
 	}
