@@ -31,7 +31,9 @@ void *mesh__memory_zalloc(size_t bytes)
 
 void *mesh__memory_zalloc_array(size_t count, size_t bytes_each)
 {
-	return must_fail() ? NULL : calloc(count ? count : 1, bytes_each ? bytes_each : 1);
+	size_t whole;
+
+	return __builtin_mul_overflow(count, bytes_each, &whole) ? NULL : mesh__memory_zalloc(whole);
 }
 
 void *mesh__memory_realloc(void *memory, size_t bytes)

@@ -24,6 +24,33 @@
 #include <string.h>
 #include <urcu-bp.h>
 
+/*
+ * The thread sanitizer cannot see how a grace period orders threads (the readers' side is a membarrier of the writer), so it is
+ * told: what was read before read_unlock() happens before what follows wait_for_readers().
+ */
+#ifdef __SANITIZE_THREAD__
+void __tsan_acquire(void *tag);
+void __tsan_release(void *tag);
+static char grace_period;
+#define NOTE_RELEASE() __tsan_release(&grace_period)
+#define NOTE_ACQUIRE() __tsan_acquire(&grace_period)
+#else
+#define NOTE_RELEASE() ((void)0)
+#define NOTE_ACQUIRE() ((void)0)
+#endif
+
+static void read_unlock(void)
+{
+	NOTE_RELEASE();
+	urcu_bp_read_unlock();
+}
+
+static void wait_for_readers(void)
+{
+	urcu_bp_synchronize_rcu();
+	NOTE_ACQUIRE();
+}
+
 #define SWEEP_NS MESH__NS_PER_SEC
 
 enum { WHY_MAX = 200, PROBES_MAX = 64, NAME_DISTANCE_MAX = 3 };
@@ -180,7 +207,7 @@ struct mesh__endpoint *mesh__service_pick(struct mesh__service *service, struct 
 		/* Being in flight is what keeps it alive after the read section. */
 		mesh__shard_add_i32(&ep->in_flight[shard], shard, 1);
 	}
-	urcu_bp_read_unlock();
+	read_unlock();
 	return ep;
 }
 
@@ -320,7 +347,7 @@ static void publish(struct mesh__service *service, const struct told *told)
 	old = atomic_exchange_explicit(&service->set, set, memory_order_acq_rel);
 	remove_unmarked(service);
 	mesh__gauge_set(service->endpoints, set->count);
-	urcu_bp_synchronize_rcu();
+	wait_for_readers();
 	mesh__memory_free(old);
 }
 
@@ -602,7 +629,7 @@ int mesh__service_list(struct mesh__service *service, void (*fn)(const struct me
 	set = atomic_load_explicit(&service->set, memory_order_acquire);
 	for (uint32_t i = 0; set && i < set->count; i++, count++)
 		view_entry(service, (const struct entry *)(const void *)set->eps[i], false, fn, user);
-	urcu_bp_read_unlock();
+	read_unlock();
 	pthread_mutex_lock(&service->shared.lock);
 	for (struct mesh__list *node = service->shared.leaving.next; node != &service->shared.leaving; node = node->next, count++)
 		view_entry(service, MESH__CONTAINER(node, struct entry, node), true, fn, user);

@@ -1,0 +1,469 @@
+/* Opening and closing, foreign loops, fork, drain: nothing is left behind, nothing hangs, every call ends. */
+#include "../lib/mesh_test.h"
+
+#include <event2/event.h>
+#include <fcntl.h>
+#include <sys/resource.h>
+
+static mesh_server *serve_echo(mesh *m)
+{
+	mesh_server *server = new_server(m, NULL);
+
+	add_handler(server, "*", 0, answer_echo, NULL);
+	add_handler(server, "*", MESH_HANDLER_GRPC, answer_echo, NULL);
+	start_server(server);
+	return server;
+}
+
+static void expect_call(mesh_client *client, int code)
+{
+	struct mesh_call_options opts = grpc_call("/t.S/Echo", "x", 1);
+	struct mesh_error err = MESH_ERROR_INIT;
+	int rc = mesh_client_call(client, &opts, NULL, &err);
+
+	if (rc != code)
+		fail_msg("%s instead of %s: %s", mesh_error_name(rc), mesh_error_name(code), err.message);
+}
+
+static void open_and_close_a_thousand_times_leaks_nothing(void **state)
+{
+	int descriptors = 0, threads = 0, times = getenv("MESH_TEST_FEWER") ? 100 : 1000;
+
+	(void)state;
+	for (int i = 0; i < times; i++) {
+		mesh *m = OPEN_MESH("self");
+
+		if (i % 10 == 0) {
+			mesh_server *server = serve_echo(m);
+			mesh_client *client = new_client(m, "self");
+
+			expect_call(client, 0);
+			mesh_client_free(client);
+			mesh_server_free(server);
+		}
+		mesh_close(m);
+		if (i == 20) {
+			descriptors = count_descriptors();
+			threads = count_threads();
+		}
+	}
+	assert_int_equal(count_descriptors(), descriptors);
+	assert_int_equal(count_threads(), threads);
+}
+
+static void things_may_be_freed_after_their_mesh(void **state)
+{
+	mesh *m = OPEN_MESH("self");
+	mesh_server *server = serve_echo(m);
+	mesh_client *client = new_client(m, "self");
+	struct mesh_call_options opts = grpc_call("/t.S/Echo", "x", 1);
+	mesh_queue *q;
+	mesh_call *call, *done;
+	struct mesh_event event = { .size = sizeof(event) };
+	uint64_t len;
+
+	(void)state;
+	assert_int_equal(mesh_queue_new(m, &q, NULL), 0);
+	assert_int_equal(mesh_client_call(client, &opts, &done, NULL), 0);
+	opts.queue = q;
+	assert_int_equal(mesh_client_start(client, &opts, &call, NULL), 0);
+	mesh_close(m);
+	/* The last event is there, whichever way the call went; then the queue says that no more will come. */
+	assert_int_equal(mesh_queue_next(q, &event, 1, 5000), 1);
+	assert_int_equal(event.type, MESH_EVENT_CALL_DONE);
+	assert_int_equal(mesh_queue_next(q, &event, 1, 5000), MESH_E_CLOSING);
+	assert_memory_equal(mesh_call_body(done, &len), "x", 1);
+	assert_int_equal(mesh_client_start(client, &opts, NULL, NULL), MESH_E_CLOSING);
+	mesh_call_cancel(call);
+	mesh_call_unref(call);
+	mesh_call_unref(done);
+	mesh_client_free(client);
+	mesh_server_free(server);
+	mesh_queue_free(q);
+}
+
+static void park(mesh_request *request, void *user)
+{
+	mesh_request_unref(atomic_exchange((mesh_request *_Atomic *)user, mesh_request_ref(request)));
+}
+
+static void closing_ends_every_call_once_with_its_reason(void **state)
+{
+	mesh *m = OPEN_MESH("self");
+	mesh_server *server = new_server(m, NULL);
+	mesh_client *client = new_client(m, "self");
+	struct mesh_call_options opts = grpc_call("/t.S/Park", "x", 1);
+	struct mesh_error err = MESH_ERROR_INIT;
+	mesh_request *_Atomic parked = NULL;
+	mesh_call *calls[50];
+
+	(void)state;
+	add_handler(server, "/t.S/Park", MESH_HANDLER_GRPC, park, (void *)(uintptr_t)&parked);
+	start_server(server);
+	for (int i = 0; i < 50; i++)
+		assert_int_equal(mesh_client_start(client, &opts, &calls[i], NULL), 0);
+	WAIT_FOR(atomic_load(&parked));
+	mesh_close(m);
+	for (int i = 0; i < 50; i++) {
+		int code = mesh_call_wait(calls[i], 0, &err);
+
+		assert_true(code == MESH_E_CLOSING || code == MESH_E_LOST || code == MESH_E_STATUS);
+		assert_true(strlen(err.message) > 0);
+		mesh_call_unref(calls[i]);
+	}
+	mesh_request_unref(parked);
+	mesh_client_free(client);
+	mesh_server_free(server);
+}
+
+static void requests_may_outlive_server_and_mesh(void **state)
+{
+	mesh *m = OPEN_MESH("self");
+	mesh_server *server = new_server(m, NULL);
+	mesh_client *client = new_client(m, "self");
+	struct mesh_call_options opts = grpc_call("/t.S/Park", "x", 1);
+	mesh_request *_Atomic parked = NULL;
+	mesh_call *call;
+
+	(void)state;
+	add_handler(server, "/t.S/Park", MESH_HANDLER_GRPC, park, (void *)(uintptr_t)&parked);
+	start_server(server);
+	assert_int_equal(mesh_client_start(client, &opts, &call, NULL), 0);
+	WAIT_FOR(atomic_load(&parked));
+	mesh_server_free(server);
+	assert_int_equal(mesh_call_wait(call, 5000, NULL) != MESH_E_AGAIN, 1);
+	mesh_close(m);
+	assert_int_equal(mesh_request_is_cancelled(parked), 1);
+	assert_int_equal(mesh_request_reply(parked, &(struct mesh_reply){ .size = sizeof(struct mesh_reply) }), MESH_E_CANCELLED);
+	mesh_request_unref(parked);
+	mesh_call_unref(call);
+	mesh_client_free(client);
+}
+
+/* ---- the caller's loop ---- */
+
+static void count_done(const struct mesh_event *event, void *user)
+{
+	if (event->type == MESH_EVENT_CALL_DONE && event->code == 0)
+		++*(int *)user;
+}
+
+static void a_foreign_loop_runs_everything_in_its_own_thread(void **state)
+{
+	struct event_base *base = event_base_new();
+	struct mesh_options opts = MESH_OPTIONS_INIT;
+	struct mesh_call_options call = grpc_call("/t.S/Echo", "x", 1);
+	mesh_server *server;
+	mesh_client *client;
+	int threads = count_threads(), done = 0;
+	uint64_t until_ns;
+	mesh *m;
+
+	(void)state;
+	opts.service = "self";
+	opts.event_base = base;
+	assert_int_equal(mesh_open(&opts, &m, NULL), 0);
+	server = serve_echo(m);
+	client = new_client(m, "self");
+	call.on_event = count_done;
+	call.user = &done;
+	for (int i = 0; i < 200; i++)
+		assert_int_equal(mesh_client_start(client, &call, NULL, NULL), 0);
+	assert_int_equal(done, 0);
+	until_ns = test_now_ns() + UINT64_C(20000000000);
+	while (done < 200 && test_now_ns() < until_ns)
+		event_base_loop(base, EVLOOP_ONCE);
+	assert_int_equal(done, 200);
+	assert_int_equal(count_threads(), threads);
+	assert_int_equal(mesh_drain(m, NULL), 0);
+	mesh_client_free(client);
+	mesh_server_free(server);
+	mesh_close(m);
+	/* Nothing of ours is left in it. */
+	assert_int_equal(event_base_get_num_events(base, EVENT_BASE_COUNT_ADDED | EVENT_BASE_COUNT_ACTIVE), 0);
+	event_base_free(base);
+}
+
+static void several_loops_share_the_work(void **state)
+{
+	mesh *m = OPEN_MESH("self", "loops", "3");
+	mesh_server *server = serve_echo(m);
+	mesh_client *client = new_client(m, "self");
+
+	(void)state;
+	for (int i = 0; i < 300; i++)
+		expect_call(client, 0);
+	mesh_client_free(client);
+	mesh_server_free(server);
+	mesh_close(m);
+}
+
+/* ---- fork ---- */
+
+#ifndef TEST_UNDER_THREAD_SANITIZER
+static int run_child(void (*child)(mesh *m, mesh_client *client), mesh *m, mesh_client *client)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0) {
+		alarm(20);
+		child(m, client);
+		_exit(0);
+	}
+	assert_true(pid > 0);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 100 + WTERMSIG(status);
+}
+
+#define CHILD_EXPECTS(condition, number) \
+	do {                             \
+		if (!(condition))        \
+			_exit(number);   \
+	} while (0)
+
+static void use_and_close_in_child(mesh *m, mesh_client *client)
+{
+	struct mesh_call_options opts = grpc_call("/t.S/Echo", "x", 1);
+	struct mesh_error err = MESH_ERROR_INIT;
+	struct mesh_pick pick = { .size = sizeof(pick) };
+	mesh_client *other = NULL;
+	mesh_queue *q = NULL;
+
+	CHILD_EXPECTS(mesh_client_call(client, &opts, NULL, &err) == MESH_E_FORKED, 1);
+	CHILD_EXPECTS(strlen(err.message) > 0, 2);
+	CHILD_EXPECTS(mesh_client_new(m, "self", &other, &err) == MESH_E_FORKED, 3);
+	CHILD_EXPECTS(mesh_queue_new(m, &q, &err) == MESH_E_FORKED, 4);
+	CHILD_EXPECTS(mesh_pick(client, &pick, &err) == MESH_E_FORKED, 5);
+	CHILD_EXPECTS(mesh_options_set(m, "timeout", "1s", &err) == MESH_E_FORKED, 6);
+	CHILD_EXPECTS(mesh_drain(m, &err) == MESH_E_FORKED, 7);
+	mesh_client_free(client);
+	mesh_close(m);
+	/* A mesh of its own, at once, that finds the parent's server. */
+	m = OPEN_MESH("child");
+	client = new_client(m, "self");
+	CHILD_EXPECTS(mesh_client_call(client, &opts, NULL, &err) == 0, 8);
+	mesh_client_free(client);
+	mesh_close(m);
+}
+
+static void a_child_disturbs_neither_connections_nor_counters(void **state)
+{
+	mesh *m = OPEN_MESH("self");
+	mesh_server *server = serve_echo(m);
+	mesh_client *client = new_client(m, "self");
+	int64_t opened, calls;
+
+	(void)state;
+	expect_call(client, 0);
+	opened = COUNTED(m, "mesh_connections_opened_total", "side", "client");
+	calls = COUNTED(m, "mesh_calls_total", "service", "self");
+	for (int i = 0; i < 5; i++) {
+		assert_int_equal(run_child(use_and_close_in_child, m, client), 0);
+		expect_call(client, 0);
+	}
+	assert_int_equal(COUNTED(m, "mesh_connections_opened_total", "side", "client"), opened);
+	assert_int_equal(COUNTED(m, "mesh_calls_total", "service", "self"), calls + 5);
+	mesh_client_free(client);
+	mesh_server_free(server);
+	mesh_close(m);
+}
+
+static void exit_without_closing(mesh *m, mesh_client *client)
+{
+	(void)m;
+	(void)client;
+	exit(0); /* runs what atexit() and destructors there are */
+}
+
+static void a_child_may_end_without_closing_anything(void **state)
+{
+	mesh *m = OPEN_MESH("self");
+	mesh_server *server = serve_echo(m);
+	mesh_client *client = new_client(m, "self");
+
+	(void)state;
+	expect_call(client, 0);
+	assert_int_equal(run_child(exit_without_closing, m, client), 0);
+	expect_call(client, 0);
+	mesh_client_free(client);
+	mesh_server_free(server);
+	mesh_close(m);
+}
+
+#endif
+
+static void exec_leaks_no_descriptor(void **state)
+{
+	mesh *m = OPEN_MESH("self");
+	mesh_server *server = serve_echo(m);
+	mesh_client *client = new_client(m, "self");
+	struct rlimit limit;
+
+	(void)state;
+	expect_call(client, 0);
+	getrlimit(RLIMIT_NOFILE, &limit);
+	for (int fd = 3; fd < 1024 && fd < (int)limit.rlim_cur; fd++) {
+		char path[64], target[256];
+		ssize_t n;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		n = readlink(path, target, sizeof(target) - 1);
+		if (n < 0 || !strncmp(target, "/dev/null", 9) || strstr(path, "/pipe"))
+			continue;
+		target[n] = '\0';
+		if (strstr(target, "socket") || strstr(target, "eventfd") || strstr(target, "timerfd") || strstr(target, "epoll") ||
+		    strstr(target, "mesh"))
+			if (!(fcntl(fd, F_GETFD) & FD_CLOEXEC))
+				fail_msg("%s would survive exec", target);
+	}
+	mesh_client_free(client);
+	mesh_server_free(server);
+	mesh_close(m);
+}
+
+/* ---- draining ---- */
+
+static void *drain(void *mesh_pointer)
+{
+	return (void *)(intptr_t)mesh_drain(mesh_pointer, NULL);
+}
+
+static void draining_lets_what_is_in_flight_end(void **state)
+{
+	mesh *backend = OPEN_MESH("self", "drain.delay", "10ms"), *m = OPEN_MESH("caller");
+	mesh_server *server = new_server(backend, NULL);
+	mesh_client *client = new_client(m, "self");
+	struct mesh_call_options opts = grpc_call("/t.S/Park", "x", 1);
+	mesh_request *_Atomic parked = NULL;
+	pthread_t thread;
+	mesh_call *call;
+	void *result;
+
+	(void)state;
+	add_handler(server, "/t.S/Park", MESH_HANDLER_GRPC, park, (void *)(uintptr_t)&parked);
+	start_server(server);
+	assert_int_equal(mesh_client_start(client, &opts, &call, NULL), 0);
+	WAIT_FOR(atomic_load(&parked));
+	pthread_create(&thread, NULL, drain, backend);
+	poll(NULL, 0, 200);
+	assert_int_equal(mesh_call_wait(call, 0, NULL), MESH_E_AGAIN);
+	assert_int_equal(mesh_request_reply(parked, &(struct mesh_reply){ .size = sizeof(struct mesh_reply) }), 0);
+	mesh_request_unref(parked);
+	assert_int_equal(mesh_call_wait(call, 5000, NULL), 0);
+	pthread_join(thread, &result);
+	assert_int_equal((intptr_t)result, 0);
+	mesh_call_unref(call);
+	mesh_client_free(client);
+	mesh_server_free(server);
+	mesh_close(backend);
+	mesh_close(m);
+}
+
+static void a_drain_that_takes_too_long_says_so(void **state)
+{
+	mesh *m = OPEN_MESH("self", "drain.delay", "0", "drain.timeout", "100ms");
+	mesh_server *server = new_server(m, NULL);
+	mesh_client *client = new_client(m, "self");
+	struct mesh_call_options opts = grpc_call("/t.S/Park", "x", 1);
+	struct mesh_error err = MESH_ERROR_INIT;
+	mesh_request *_Atomic parked = NULL;
+	mesh_call *call;
+
+	(void)state;
+	add_handler(server, "/t.S/Park", MESH_HANDLER_GRPC, park, (void *)(uintptr_t)&parked);
+	start_server(server);
+	assert_int_equal(mesh_client_start(client, &opts, &call, NULL), 0);
+	WAIT_FOR(atomic_load(&parked));
+	assert_int_equal(mesh_drain(m, &err), MESH_E_DEADLINE);
+	assert_true(strlen(err.message) > 0);
+	mesh_request_unref(parked);
+	mesh_call_unref(call);
+	mesh_client_free(client);
+	mesh_server_free(server);
+	mesh_close(m);
+}
+
+/* Replicas are replaced one by one under load, from several threads: nobody notices. */
+struct load {
+	mesh_client *client;
+	_Atomic bool stop;
+	_Atomic int calls, failed;
+};
+
+static void *call_on(void *user)
+{
+	struct load *load = user;
+
+	while (!atomic_load(&load->stop)) {
+		struct mesh_call_options opts = grpc_call("/t.S/Echo", "x", 1);
+		struct mesh_error err = MESH_ERROR_INIT;
+
+		if (mesh_client_call(load->client, &opts, NULL, &err)) {
+			print_message("%s\n", err.message);
+			atomic_fetch_add(&load->failed, 1);
+		}
+		atomic_fetch_add(&load->calls, 1);
+	}
+	return NULL;
+}
+
+static void a_rolling_restart_loses_no_call(void **state)
+{
+	mesh *m = OPEN_MESH("caller"), *replicas[3];
+	mesh_server *servers[3];
+	struct load load = { .client = new_client(m, "self") };
+	pthread_t threads[4];
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		replicas[i] = OPEN_MESH("self");
+		servers[i] = serve_echo(replicas[i]);
+	}
+	for (int i = 0; i < 4; i++)
+		pthread_create(&threads[i], NULL, call_on, &load);
+	for (int round = 0; round < 6; round++) {
+		int i = round % 3, before = atomic_load(&load.calls);
+
+		WAIT_FOR(atomic_load(&load.calls) > before + 200);
+		assert_int_equal(mesh_drain(replicas[i], NULL), 0);
+		mesh_server_free(servers[i]);
+		mesh_close(replicas[i]);
+		replicas[i] = OPEN_MESH("self");
+		servers[i] = serve_echo(replicas[i]);
+	}
+	atomic_store(&load.stop, true);
+	for (int i = 0; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	assert_int_equal(load.failed, 0);
+	assert_true(load.calls > 1200);
+	mesh_client_free(load.client);
+	for (int i = 0; i < 3; i++) {
+		mesh_server_free(servers[i]);
+		mesh_close(replicas[i]);
+	}
+	mesh_close(m);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(open_and_close_a_thousand_times_leaks_nothing),
+		cmocka_unit_test(things_may_be_freed_after_their_mesh),
+		cmocka_unit_test(closing_ends_every_call_once_with_its_reason),
+		cmocka_unit_test(requests_may_outlive_server_and_mesh),
+		cmocka_unit_test(a_foreign_loop_runs_everything_in_its_own_thread),
+		cmocka_unit_test(several_loops_share_the_work),
+#ifndef TEST_UNDER_THREAD_SANITIZER /* it cannot follow a fork of several threads */
+		cmocka_unit_test(a_child_disturbs_neither_connections_nor_counters),
+		cmocka_unit_test(a_child_may_end_without_closing_anything),
+#endif
+		cmocka_unit_test(exec_leaks_no_descriptor),
+		cmocka_unit_test(draining_lets_what_is_in_flight_end),
+		cmocka_unit_test(a_drain_that_takes_too_long_says_so),
+		cmocka_unit_test(a_rolling_restart_loses_no_call),
+	};
+
+	cmocka_set_test_filter(getenv("TEST_FILTER")); /* one test alone: TEST_FILTER=name */
+	return cmocka_run_group_tests(tests, make_test_dir, remove_test_dir);
+}
