@@ -4,7 +4,7 @@ AC_DEFUN([_MESH_ADD_CFLAG], [
 	AS_VAR_PUSHDEF([cached], [mesh_cv_cflag_$1])
 	AC_CACHE_CHECK([whether $CC takes $1], [cached], [
 		mesh_save_CFLAGS=$CFLAGS
-		CFLAGS="$CFLAGS -Werror $1"
+		CFLAGS="$CFLAGS $MESH_CFLAGS -Werror $1"
 		AC_COMPILE_IFELSE([AC_LANG_SOURCE([[int used(void); int used(void) { return 0; }]])],
 			[AS_VAR_SET([cached], [yes])], [AS_VAR_SET([cached], [no])])
 		CFLAGS=$mesh_save_CFLAGS])

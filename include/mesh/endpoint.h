@@ -45,7 +45,7 @@ MESH_API int mesh_pick(mesh_client *client, struct mesh_pick *pick, struct mesh_
 /* Its address as text: "10.0.0.4:9000", "[::1]:9000". thread any; memory `text` is the caller's. since 0.1 */
 MESH_API void mesh_pick_address(const struct mesh_pick *pick, char text[64]);
 
-/* Says how it went and how long it took. thread any, without a lock. since 0.1 */
+/* Says how it went and how long it took. thread any, without a lock. errors MESH_E_INVALID: the pick holds nothing (any more). since 0.1 */
 MESH_API int mesh_report(mesh_client *client, struct mesh_pick *pick, int32_t outcome, uint64_t latency_ns);
 
 /* One endpoint as discovery and balancer see it; strings are valid inside the callback. */

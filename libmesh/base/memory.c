@@ -7,9 +7,16 @@
 /* Global state, and why: failure injection must reach every allocation of the process. -1 means off. */
 static atomic_int_fast64_t fail_countdown = -1;
 
+static _Thread_local int spared;
+
+void mesh__memory_spare(int is_spared)
+{
+	spared = is_spared;
+}
+
 static int must_fail(void)
 {
-	if (atomic_load_explicit(&fail_countdown, memory_order_relaxed) < 0)
+	if (atomic_load_explicit(&fail_countdown, memory_order_relaxed) < 0 || spared)
 		return 0;
 	return atomic_fetch_sub_explicit(&fail_countdown, 1, memory_order_relaxed) == 0;
 }

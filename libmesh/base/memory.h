@@ -20,4 +20,7 @@ void mesh__memory_free(void *memory); /* NULL is fine */
  */
 void mesh__memory_fail_after(int64_t countdown);
 
+/* For code of others that cannot bear it: until the matching call with false, allocations of this thread do not fail so. */
+void mesh__memory_spare(int is_spared);
+
 #endif

@@ -458,7 +458,7 @@ void mesh__directory_failed(struct mesh__source *source, struct mesh__service *s
 		told->answer = ANSWER_ABSENT;
 	pthread_mutex_unlock(&service->shared.lock);
 	count_event(source, MESH__METRIC_DISCOVERY_ERRORS_TOTAL);
-	mesh__log_write(source->dir->opts.log, MESH_LOG_WARN, "discovery %s: %s: %s", source->uri, service->name, why);
+	mesh__log_write(source->dir->opts.log, MESH_LOG_WARN, "discovery by %s of %s: %s", source->uri, service->name, why);
 	if (is_first)
 		settle(service);
 }
@@ -582,16 +582,16 @@ void mesh__service_explain(struct mesh__service *service, char *storage, size_t 
 	for (uint32_t i = 0; i < service->shared.told_count; i++) {
 		const struct told *told = &service->shared.told[i];
 
-		mesh__text_addf(&text, "%s%s ", i ? "; " : "", told->source->uri);
+		mesh__text_addf(&text, "%s%s: ", i ? "; " : "", told->source->ops->scheme);
 		if (told->answer == ANSWER_NONE)
 			mesh__text_add(&text, "has not answered yet");
 		else if (told->count && told->is_failing)
 			mesh__text_addf(&text, "said %u endpoints %.1f s ago, and fails since: %s", told->count,
 					(double)(now_ns - told->updated_ns) / (double)MESH__NS_PER_SEC, told->why);
 		else if (told->count)
-			mesh__text_addf(&text, "says %u endpoints", told->count);
+			mesh__text_addf(&text, "%u endpoints", told->count);
 		else
-			mesh__text_addf(&text, "says: %s", told->why);
+			mesh__text_addf(&text, "%s", told->why);
 	}
 	if (!service->shared.told_count)
 		mesh__text_add(&text, "no discovery source is configured");

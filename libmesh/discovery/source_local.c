@@ -92,7 +92,7 @@ static void remove_dead(int dir_fd, const char *name, int fd)
 		unlinkat(dir_fd, name, 0);
 }
 
-/* 1: a living server; 0: not one (any more). */
+/* 1: a living server; 0: not one (any more); -1: cannot say, errno tells why. */
 static int read_entry(struct followed *followed, int dir_fd, const char *name, struct mesh__found *found)
 {
 	const struct mesh__log *log = mesh__directory_opts(followed->source->dir)->log;
@@ -103,7 +103,7 @@ static int read_entry(struct followed *followed, int dir_fd, const char *name, s
 	int fd = mesh__descriptors_add(openat(dir_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)), rc = 0;
 
 	if (fd < 0)
-		return 0;
+		return errno == ENOENT || errno == ELOOP || errno == ENXIO || errno == EACCES ? 0 : -1;
 	if (fstat(fd, &info) || !S_ISREG(info.st_mode) || info.st_uid != geteuid()) {
 		why = "it is not a file of ours";
 	} else if (flock(fd, LOCK_SH | LOCK_NB) == 0) {
@@ -168,44 +168,64 @@ static int compare_found(const void *a, const void *b)
 	return memcmp(a, b, sizeof(struct mesh__found));
 }
 
+/* Reads all entries into *found; their number, or -1 with errno: then what is known already stays. */
+static int64_t read_entries(struct followed *followed, int dir_fd, struct mesh__found **found)
+{
+	DIR *dir = open_listing(dir_fd);
+	uint32_t count = 0, capacity = 0;
+	struct dirent *item;
+	int rc = 0, reason;
+
+	if (!dir)
+		return -1;
+	while (errno = 0, count < ENTRIES_MAX && (item = readdir(dir))) {
+		if (item->d_name[0] == '.')
+			continue;
+		if (count == capacity) {
+			struct mesh__found *larger = mesh__memory_realloc(*found, (capacity = capacity ? capacity * 2 : 16) * sizeof(**found));
+
+			if (!larger) {
+				errno = ENOMEM;
+				break;
+			}
+			*found = larger;
+		}
+		memset(&(*found)[count], 0, sizeof((*found)[count]));
+		rc = read_entry(followed, dir_fd, item->d_name, &(*found)[count]);
+		if (rc < 0)
+			break;
+		count += (uint32_t)rc;
+	}
+	reason = errno;
+	closedir(dir);
+	errno = reason;
+	return reason ? -1 : (int64_t)count;
+}
+
 static void look(struct followed *followed)
 {
 	struct local *local = followed->source->data;
 	struct mesh_error err = MESH_ERROR_INIT;
 	struct mesh__found *found = NULL;
-	uint32_t count = 0, capacity = 0;
-	struct dirent *item;
 	int fd = open_service_dir(local, mesh__service_name(followed->service), &err);
-	DIR *dir;
+	int64_t count;
 
 	if (fd < 0) {
 		mesh__directory_failed(followed->source, followed->service, err.message);
 		return;
 	}
 	renew_watch(followed);
-	dir = open_listing(fd);
-	while (dir && count < ENTRIES_MAX && (item = readdir(dir))) {
-		if (item->d_name[0] == '.')
-			continue;
-		if (count == capacity) {
-			struct mesh__found *larger = mesh__memory_realloc(found, (capacity = capacity ? capacity * 2 : 16) * sizeof(*found));
-
-			if (!larger)
-				break;
-			found = larger;
-		}
-		memset(&found[count], 0, sizeof(found[count]));
-		count += (uint32_t)read_entry(followed, fd, item->d_name, &found[count]);
-	}
-	if (dir)
-		closedir(dir);
-	mesh__descriptors_close(fd);
-	if (count > 1)
-		qsort(found, count, sizeof(*found), compare_found);
-	if (count)
-		mesh__directory_deliver(followed->source, followed->service, found, count);
-	else
+	count = read_entries(followed, fd, &found);
+	if (count < 0) {
+		mesh__fault_errno(&err, MESH_STAGE_RESOLVE, errno, "cannot read the registry");
+		mesh__directory_failed(followed->source, followed->service, err.message);
+	} else if (count) {
+		qsort(found, (size_t)count, sizeof(*found), compare_found);
+		mesh__directory_deliver(followed->source, followed->service, found, (uint32_t)count);
+	} else {
 		mesh__directory_absent(followed->source, followed->service, "no server of it is running on this machine");
+	}
+	mesh__descriptors_close(fd);
 	mesh__memory_free(found);
 }
 

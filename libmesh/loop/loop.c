@@ -28,6 +28,7 @@
 static _Thread_local struct mesh__loop *current_loop;
 
 enum {
+	DESCRIPTORS_PER_BASE = 6,
 	ROUNDS_PER_TURN_MAX = 16, /* deferred work that keeps making deferred work yields to the descriptors after so many rounds */
 	THREAD_STACK_BYTES = 1024 * 1024
 };
@@ -248,16 +249,35 @@ int mesh__loop_errno(void)
 	return errno == ENOMEM ? MESH_E_NOMEM : MESH_E_SYSTEM;
 }
 
+/*
+ * libevent ends the process when it gets no descriptors for a base (evsig_init_), which a library must not do. So we look first
+ * whether there are as many as it takes: an epoll and a pair.
+ */
+static bool has_descriptors_for_base(void)
+{
+	int fds[DESCRIPTORS_PER_BASE], count = 0, reason = 0;
+
+	while (count < DESCRIPTORS_PER_BASE && (fds[count] = eventfd(0, EFD_CLOEXEC)) >= 0)
+		count++;
+	if (count < DESCRIPTORS_PER_BASE)
+		reason = errno;
+	for (int i = 0; i < count; i++)
+		close(fds[i]);
+	errno = reason;
+	return count == DESCRIPTORS_PER_BASE;
+}
+
 static struct event_base *new_base(void)
 {
 	struct event_config *cfg = event_config_new();
 	struct event_base *base;
 
+	errno = ENOMEM;
 	if (!cfg)
 		return NULL;
 	/* One thread per base and our own eventfd for wake-ups: libevent's locks would only cost. */
 	event_config_set_flag(cfg, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_IGNORE_ENV);
-	base = event_base_new_with_config(cfg);
+	base = has_descriptors_for_base() ? event_base_new_with_config(cfg) : NULL;
 	event_config_free(cfg);
 	return base;
 }
