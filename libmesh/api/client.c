@@ -217,7 +217,13 @@ void mesh_call_unref(mesh_call *call)
 
 static bool is_done(const mesh_call *call)
 {
-	return call && mesh__wait_is_over(&call->done);
+	return call && atomic_load_explicit(&call->has_result, memory_order_acquire);
+}
+
+/* Who waits for a call with a callback returns after it, so that what the callback uses can be freed then. */
+static bool is_over(const mesh_call *call)
+{
+	return is_done(call) && (!call->sink.on_event || mesh__wait_is_over(&call->done) || mesh__loop_is_mine(call->lp));
 }
 
 struct turn {
@@ -226,7 +232,7 @@ struct turn {
 
 static bool turn_done(void *user)
 {
-	return is_done(((struct turn *)user)->call);
+	return is_over(((struct turn *)user)->call);
 }
 
 int mesh_call_wait(mesh_call *call, uint32_t timeout_ms, struct mesh_error *err)
@@ -235,7 +241,7 @@ int mesh_call_wait(mesh_call *call, uint32_t timeout_ms, struct mesh_error *err)
 
 	if (!call)
 		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the call is NULL");
-	if (!is_done(call)) {
+	if (!is_over(call)) {
 		if (call->generation != mesh__descriptors_generation())
 			return mesh__fault(err, MESH_E_FORKED, MESH_STAGE_NONE, "this call belongs to the parent process");
 		if (mesh__loop_is_any())
@@ -248,7 +254,7 @@ int mesh_call_wait(mesh_call *call, uint32_t timeout_ms, struct mesh_error *err)
 			struct turn turn = { call };
 
 			mesh__loop_turn_until(call->lp, turn_done, &turn, deadline_ns);
-			if (!is_done(call))
+			if (!is_over(call))
 				return mesh__fault(err, MESH_E_AGAIN, MESH_STAGE_NONE, "the call has not ended yet");
 		}
 	}

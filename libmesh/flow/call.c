@@ -125,6 +125,7 @@ void mesh__call_end(struct mesh_call *call)
 	atomic_fetch_sub_explicit(&call->target->flow->live_calls, 1, memory_order_relaxed);
 	if (call->pipe)
 		mesh__pipe_end(call->pipe, call->code);
+	atomic_store_explicit(&call->has_result, true, memory_order_release);
 	if (call->emit)
 		call->emit(call, MESH_EVENT_CALL_DONE);
 	mesh__wait_finish(&call->done);

@@ -28,7 +28,8 @@ struct mesh__call_sink {
 struct mesh_call {
 	atomic_uint refs;
 	atomic_bool cancel_posted;
-	struct mesh__wait done;
+	atomic_bool has_result; /* nothing of the answer changes any more */
+	struct mesh__wait done; /* and the last event has been given out */
 	struct mesh__target *target;
 	struct mesh__loop *lp;
 	struct mesh__call_sink sink;

@@ -256,7 +256,8 @@ struct heard {
 	_Atomic int count;
 	_Atomic int32_t code;
 	pthread_t thread;
-	bool is_started; /* set by the starter after mesh_client_start() has returned */
+	int status, waited;
+	struct mesh_error err;
 };
 
 static void hear(const struct mesh_event *event, void *user)
@@ -266,6 +267,10 @@ static void hear(const struct mesh_event *event, void *user)
 	if (event->type != MESH_EVENT_CALL_DONE)
 		return;
 	heard->thread = pthread_self();
+	/* Inside the callback all can be asked already. */
+	heard->status = mesh_call_grpc_status(event->call);
+	heard->waited = mesh_call_wait(event->call, 0, NULL);
+	mesh_call_error(event->call, &heard->err);
 	atomic_store(&heard->code, event->code);
 	atomic_fetch_add(&heard->count, 1);
 }
@@ -282,11 +287,15 @@ static void a_callback_comes_exactly_once_on_the_loop(void **state)
 
 		opts.on_event = hear;
 		opts.user = &heard[i];
+		heard[i].err.size = sizeof(heard[i].err);
 		assert_int_equal(mesh_client_start(users, &opts, NULL, &err), 0);
 	}
 	for (int i = 0; i < 500; i++) {
 		WAIT_FOR(atomic_load(&heard[i].count));
 		assert_int_equal(heard[i].code, i % 3 ? 0 : MESH_E_STATUS);
+		assert_int_equal(heard[i].waited, heard[i].code);
+		assert_int_equal(heard[i].status, i % 3 ? 0 : 9);
+		assert_int_equal(heard[i].err.code, heard[i].code);
 		assert_false(pthread_equal(heard[i].thread, pthread_self()));
 	}
 	poll(NULL, 0, 20);
@@ -471,7 +480,7 @@ static void cancelling_ends_the_call_and_tells_the_peer(void **state)
 {
 	struct mesh_call_options opts = grpc_call("/t.S/Park", "", 0);
 	struct mesh_error err = MESH_ERROR_INIT;
-	struct heard heard = { .count = 0 };
+	struct heard heard = { .err = MESH_ERROR_INIT };
 	mesh_call *started;
 
 	(void)state;
