@@ -185,7 +185,7 @@ MESH_API int mesh_stats_histogram_next(const mesh_stats_histogram *h, uint32_t *
 /*
  * Lists the segments of this user on this machine.
  *
- * dir      the runtime directory (option `stats.dir`); NULL: the environment's MESH_STATS_DIR; else both places that a process
+ * dir      the runtime directory (option `stats.dir`); NULL: the environment's MESH_STATS_DIR or MESH_RUNTIME_DIR; else both places that a process
  *          without this option may have chosen, $XDG_RUNTIME_DIR/mesh and /dev/shm/mesh-UID. That there is none is not an error.
  * thread   any that may call getenv()
  * memory   *out is freed with mesh_stats_list_free()

@@ -123,11 +123,19 @@ uint32_t mesh__list_reap(int dir_fd, uint32_t files_max)
 	return reaping.removed;
 }
 
+/* As options stats.dir and runtime.dir: set but empty counts as not set. */
+static const char *from_environment(void)
+{
+	const char *stats_dir = secure_getenv("MESH_STATS_DIR"), *runtime_dir = secure_getenv("MESH_RUNTIME_DIR");
+
+	return stats_dir && *stats_dir ? stats_dir : runtime_dir;
+}
+
 /* Runs `fn` for every directory that `dir` stands for; that one does not exist is no error. */
 static int for_each_dir(const char *dir, int (*fn)(int dir_fd, const char *path, void *user, struct mesh_error *err), void *user,
 			struct mesh_error *err)
 {
-	const char *configured = dir ? dir : secure_getenv("MESH_STATS_DIR"), *xdg = secure_getenv("XDG_RUNTIME_DIR");
+	const char *configured = dir ? dir : from_environment(), *xdg = secure_getenv("XDG_RUNTIME_DIR");
 	char path[MESH__RUNTIME_DIR_PATH_MAX];
 	int result = 0, opened = 0;
 	struct mesh_error ignored = MESH_ERROR_INIT, *first_err = err ? err : &ignored;
