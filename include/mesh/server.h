@@ -136,9 +136,9 @@ MESH_API int mesh_request_recv(mesh_request *request, struct mesh_message *out, 
 MESH_API int mesh_request_finish(mesh_request *request, const struct mesh_reply *reply);
 
 /*
- * Wants READABLE, WRITABLE and ENDED events of this request; inside the handler, or before the first recv.
+ * Wants READABLE, WRITABLE and ENDED events of this request.
  *
- * thread   any
+ * thread   the loop's, inside the handler; `fn` runs on the loop after the handler has returned
  * once     REQUEST_ENDED comes exactly once, last
  * since    0.1
  */

@@ -269,5 +269,7 @@ int mesh_request_on_event(mesh_request *request, mesh_event_fn fn, void *user)
 		return rc;
 	request->on_event_user = user;
 	request->on_event = fn;
+	if (request->pipe)
+		mesh__pipe_announce(request->pipe);
 	return 0;
 }

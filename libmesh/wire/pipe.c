@@ -276,13 +276,29 @@ static void pump(struct mesh__task *task, struct mesh__loop *lp)
 {
 	struct mesh__pipe *pipe = MESH__CONTAINER(task, struct mesh__pipe, pump);
 
+	bool tell;
+
 	(void)lp;
 	pthread_mutex_lock(&pipe->shared.lock);
 	pipe->shared.pump_posted = false;
+	tell = pipe->shared.shall_announce && (pipe->shared.in_first || pipe->shared.is_in_ended);
+	pipe->shared.shall_announce = false;
+	if (tell)
+		pipe->shared.wants_readable = false;
 	pthread_mutex_unlock(&pipe->shared.lock);
 	move_out(pipe);
 	give_credit(pipe);
+	if (tell && pipe->stream)
+		pipe->notify(pipe, MESH__PIPE_READABLE);
 	pipe->drop(pipe);
+}
+
+void mesh__pipe_announce(struct mesh__pipe *pipe)
+{
+	pthread_mutex_lock(&pipe->shared.lock);
+	pipe->shared.wants_readable = pipe->shared.shall_announce = true;
+	post_pump(pipe);
+	pthread_mutex_unlock(&pipe->shared.lock);
 }
 
 void mesh__pipe_attach(struct mesh__pipe *pipe, struct mesh__stream *stream)

@@ -36,6 +36,7 @@ struct mesh__pipe {
 		uint64_t in_bytes;  /* whole messages that wait, with what keeping them costs */
 		int32_t result;     /* how the stream ended, once is_ended */
 		bool last_is_out, is_in_ended, is_ended, wants_writable, wants_readable, pump_posted;
+		bool shall_announce; /* the pump says READABLE if there is something */
 	} shared;
 
 	/* on_loop */
@@ -55,6 +56,9 @@ void mesh__pipe_fini(struct mesh__pipe *pipe);
 /* thread any; as mesh_call_send() and mesh_call_recv() document. recv: 1, 0 (end), MESH_E_AGAIN, or how the stream failed. */
 int mesh__pipe_send(struct mesh__pipe *pipe, const void *data, uint64_t len, bool is_last, uint32_t timeout_ms);
 int mesh__pipe_recv(struct mesh__pipe *pipe, struct mesh_message *out, uint32_t timeout_ms);
+
+/* thread any. Somebody begins to listen: what came before will be told again. */
+void mesh__pipe_announce(struct mesh__pipe *pipe);
 
 /* on_loop */
 void mesh__pipe_attach(struct mesh__pipe *pipe, struct mesh__stream *stream);
