@@ -90,7 +90,7 @@ static uint32_t own_headers(struct mesh_request *request, struct mesh__reply_blo
 	block->headers[n++] = FIELD(":status", block->status_text, snprintf(block->status_text, sizeof(block->status_text), "%03d", (int)block->http_status));
 	if (request->is_grpc)
 		block->headers[n++] = FIELD("content-type", "application/grpc", 16);
-	else if (is_whole)
+	else if (is_whole && block->http_status != 204 && block->http_status != 304)
 		block->headers[n++] = FIELD("content-length", block->length_text,
 					    snprintf(block->length_text, sizeof(block->length_text), "%llu", (unsigned long long)reply->body_len));
 	return n;
@@ -177,18 +177,27 @@ static void note_status(struct mesh_request *request, const struct mesh__reply_b
 	request->outcome = request->is_grpc ? mesh__outcome_of_grpc(block->grpc_status) : mesh__outcome_of_http(block->http_status);
 }
 
+/* An answer to HEAD, and these statuses, end with the headers whatever the handler gave (RFC 9110, 6.4.1). */
+static bool has_no_body(const struct mesh_request *request, const struct mesh__reply_block *block)
+{
+	uint32_t len;
+	const char *method = mesh__headers_find(&request->stream.headers, ":method", 7, false, &len);
+
+	return !request->is_grpc && ((method && len == 4 && memcmp(method, "HEAD", 4) == 0) || block->http_status == 204 || block->http_status == 304);
+}
+
 static void respond_whole(struct mesh_request *request, struct mesh__reply_block *block)
 {
 	struct mesh__stream *stream = &request->stream;
 
-	if (!block->has_message && !(block->trailer_count && !request->is_grpc)) {
+	if (has_no_body(request, block) || (!block->has_message && !(block->trailer_count && !request->is_grpc))) {
 		/* Nothing but headers: for gRPC the trailers are among them ("trailers-only"). */
 		struct mesh_header all[OWN_FIELDS_MAX * 2 + 128];
 		uint32_t n = 0;
 
 		for (uint32_t i = 0; i < block->header_count && n < sizeof(all) / sizeof(all[0]); i++)
 			all[n++] = block->headers[i];
-		for (uint32_t i = 0; i < block->trailer_count && n < sizeof(all) / sizeof(all[0]); i++)
+		for (uint32_t i = 0; request->is_grpc && i < block->trailer_count && n < sizeof(all) / sizeof(all[0]); i++)
 			all[n++] = block->trailers[i];
 		mesh__stream_respond(stream, all, n, false);
 		return;
@@ -218,7 +227,7 @@ static void apply(struct mesh__task *task, struct mesh__loop *lp)
 			respond_whole(request, block);
 		} else {
 			if (block->header_count && !request->has_responded)
-				mesh__stream_respond(&request->stream, block->headers, block->header_count, true);
+				mesh__stream_respond(&request->stream, block->headers, block->header_count, !has_no_body(request, block));
 			if (block->is_last) {
 				request->stream.trailers = block->trailers;
 				request->stream.trailer_count = block->trailer_count;

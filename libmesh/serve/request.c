@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/number.h"
 
 #include <string.h>
 
@@ -220,6 +221,28 @@ static void refuse_encoding(struct mesh_request *request)
 		mesh__request_refuse(request, 415, MESH__GRPC_UNIMPLEMENTED, "message compression is not supported");
 }
 
+static void refuse_body(struct mesh_request *request, int rc)
+{
+	if (rc == MESH_E_TOO_LARGE) {
+		mesh__server_count_refused(request->server, "message_bytes");
+		mesh__request_refuse(request, 413, MESH__GRPC_RESOURCE_EXHAUSTED, "the message is larger than allowed");
+	} else if (rc == MESH_E_PROTOCOL) {
+		mesh__request_refuse(request, 400, MESH__GRPC_UNIMPLEMENTED, "a compressed message, though no compression is supported");
+	} else {
+		mesh__request_refuse(request, 503, MESH__GRPC_RESOURCE_EXHAUSTED, "out of memory");
+	}
+}
+
+/* A body that says itself that it is too large need not be read first. */
+static bool announces_too_much(const struct mesh_request *request)
+{
+	uint32_t len;
+	const char *value = mesh__headers_find(&request->stream.headers, "content-length", 14, false, &len), *why;
+	uint64_t bytes;
+
+	return value && mesh__number_parse_count(value, &bytes, &why) == 0 && bytes > request->server->message_max_bytes;
+}
+
 static void on_headers(struct mesh__stream *stream, bool is_end)
 {
 	struct mesh_request *request = of(stream);
@@ -261,6 +284,8 @@ static void on_headers(struct mesh__stream *stream, bool is_end)
 		mesh__dispatch_later(request);
 	} else if (is_end) {
 		stream->events->on_end(stream);
+	} else if (!request->is_grpc && announces_too_much(request)) {
+		refuse_body(request, MESH_E_TOO_LARGE);
 	} else {
 		stream->is_gathering = true;
 	}
@@ -285,18 +310,6 @@ static int gather(struct mesh_request *request, const uint8_t *data, size_t len)
 	memcpy(request->body + request->body_len, data, len);
 	request->body_len = wanted;
 	return 0;
-}
-
-static void refuse_body(struct mesh_request *request, int rc)
-{
-	if (rc == MESH_E_TOO_LARGE) {
-		mesh__server_count_refused(request->server, "message_bytes");
-		mesh__request_refuse(request, 413, MESH__GRPC_RESOURCE_EXHAUSTED, "the message is larger than allowed");
-	} else if (rc == MESH_E_PROTOCOL) {
-		mesh__request_refuse(request, 400, MESH__GRPC_UNIMPLEMENTED, "a compressed message, though no compression is supported");
-	} else {
-		mesh__request_refuse(request, 503, MESH__GRPC_RESOURCE_EXHAUSTED, "out of memory");
-	}
 }
 
 static void on_data(struct mesh__stream *stream, const uint8_t *data, size_t len)
