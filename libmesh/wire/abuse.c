@@ -2,6 +2,8 @@
 
 #include "base/clock.h"
 
+#include <stdbool.h>
+
 enum { MILLI = 1000 };
 
 static const struct {
@@ -20,9 +22,10 @@ const char *mesh__abuse_name(enum mesh__abuse_kind kind)
 
 enum mesh__abuse_verdict mesh__abuse_note(struct mesh__abuse *abuse, enum mesh__abuse_kind kind, uint64_t now_ns)
 {
-	uint32_t burst_milli = kinds[kind].burst * MILLI;
+	bool is_set = kind == MESH__ABUSE_RESET && abuse->resets_burst;
+	uint64_t burst_milli = (uint64_t)(is_set ? abuse->resets_burst : kinds[kind].burst) * MILLI;
 	uint64_t elapsed_ns = now_ns - abuse->refilled_ns[kind];
-	uint64_t refill_milli = elapsed_ns / (MESH__NS_PER_SEC / MILLI) * kinds[kind].per_sec;
+	uint64_t refill_milli = elapsed_ns / (MESH__NS_PER_SEC / MILLI) * (is_set ? abuse->resets_per_sec : kinds[kind].per_sec);
 
 	if (refill_milli) {
 		abuse->spent_milli[kind] = refill_milli >= abuse->spent_milli[kind] ? 0 : abuse->spent_milli[kind] - (uint32_t)refill_milli;

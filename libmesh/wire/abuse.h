@@ -32,6 +32,7 @@ enum mesh__abuse_kind {
 enum mesh__abuse_verdict { MESH__ABUSE_FINE, MESH__ABUSE_SOFT, MESH__ABUSE_HARD };
 
 struct mesh__abuse {
+	uint32_t resets_burst, resets_per_sec; /* instead of the table's for RESET; 0: the table's */
 	uint64_t refilled_ns[MESH__ABUSE_KINDS];
 	uint32_t spent_milli[MESH__ABUSE_KINDS]; /* thousandths of tokens */
 };

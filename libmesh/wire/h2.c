@@ -48,6 +48,9 @@ static void end(struct mesh__conn *conn)
 	set_state(conn, MESH__CONN_CLOSED);
 	mesh__timer_cancel(&conn->tick);
 	mesh__watch_close(&conn->watch);
+	/* A peer that takes nothing would make the kernel keep megabytes for it. */
+	if (conn->unsent_len)
+		mesh__socket_reset_on_close(conn->fd);
 	mesh__descriptors_close(conn->fd);
 	conn->fd = -1;
 	if (conn->flush.node.next)
@@ -417,7 +420,8 @@ static void on_tick(struct mesh__timer *timer, struct mesh__loop *lp)
 static void init(struct mesh__conn *conn, struct mesh__loop *lp, const struct mesh__address *peer, const struct mesh__conn_limits *limits,
 		 const struct mesh__conn_events *events, void *owner)
 {
-	*conn = (struct mesh__conn){ .events = events, .owner = owner, .lp = lp, .limits = *limits, .peer = *peer, .fd = -1 };
+	*conn = (struct mesh__conn){ .events = events, .owner = owner, .lp = lp, .limits = *limits, .peer = *peer, .fd = -1,
+				     .abuse = { .resets_burst = limits->resets_burst, .resets_per_sec = limits->resets_per_sec } };
 	conn->flush.run = on_flush;
 	conn->tick.fire = on_tick;
 	mesh__list_init(&conn->streams);

@@ -587,6 +587,16 @@ static void *mem_realloc(void *memory, size_t bytes, void *user)
 	return larger;
 }
 
+/* Frames of types that nobody knows are legal and ignored; asking for them is the only way to count them. */
+static int ignore_extension(nghttp2_session *session, void **payload, const nghttp2_frame_hd *hd, void *user)
+{
+	(void)session;
+	(void)payload;
+	(void)hd;
+	(void)user;
+	return NGHTTP2_ERR_CANCEL;
+}
+
 static nghttp2_session_callbacks *new_callbacks(void)
 {
 	nghttp2_session_callbacks *callbacks;
@@ -597,6 +607,7 @@ static nghttp2_session_callbacks *new_callbacks(void)
 	nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
 	nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
 	nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks, on_begin_frame);
+	nghttp2_session_callbacks_set_unpack_extension_callback(callbacks, ignore_extension);
 	nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data_chunk);
 	nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_closed);
 	nghttp2_session_callbacks_set_before_frame_send_callback(callbacks, before_frame);
@@ -622,7 +633,8 @@ static nghttp2_option *new_option(const struct mesh__conn *conn)
 #ifdef HAVE_NGHTTP2_OPTION_SET_MAX_CONTINUATIONS
 	nghttp2_option_set_max_continuations(option, CONTINUATIONS_MAX);
 #endif
-	(void)conn;
+	for (unsigned type = NGHTTP2_CONTINUATION + 1; conn->is_server && type <= UINT8_MAX; type++)
+		nghttp2_option_set_user_recv_extension_type(option, (uint8_t)type);
 	return option;
 }
 

@@ -109,3 +109,10 @@ ssize_t mesh__socket_recv(int fd, void *data, size_t len)
 	while (n < 0 && errno == EINTR);
 	return n < 0 ? -errno : n;
 }
+
+void mesh__socket_reset_on_close(int fd)
+{
+	const struct linger at_once = { .l_onoff = 1 };
+
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+}

@@ -116,7 +116,7 @@ static void a_flood_is_warned_and_then_ended(void **state)
 
 	(void)state;
 	for (int kind = 0; kind < MESH__ABUSE_KINDS; kind++) {
-		struct mesh__abuse abuse = { { 0 }, { 0 } };
+		struct mesh__abuse abuse = { 0 };
 		enum mesh__abuse_verdict verdict;
 
 		fine = soft = 0;
@@ -131,9 +131,20 @@ static void a_flood_is_warned_and_then_ended(void **state)
 	}
 }
 
+static void the_limit_of_resets_can_be_set(void **state)
+{
+	struct mesh__abuse abuse = { .resets_burst = 1000, .resets_per_sec = 1 };
+	uint32_t taken = 0;
+
+	(void)state;
+	while (mesh__abuse_note(&abuse, MESH__ABUSE_RESET, MESH__NS_PER_SEC) != MESH__ABUSE_HARD)
+		taken++;
+	assert_int_equal(taken, 1000);
+}
+
 static void honest_peers_at_a_low_rate_are_never_ended(void **state)
 {
-	struct mesh__abuse abuse = { { 0 }, { 0 } };
+	struct mesh__abuse abuse = { 0 };
 	uint64_t now_ns = 1000 * MESH__NS_PER_SEC;
 
 	(void)state;
@@ -143,7 +154,7 @@ static void honest_peers_at_a_low_rate_are_never_ended(void **state)
 
 static void what_our_own_data_explains_is_excused(void **state)
 {
-	struct mesh__abuse abuse = { { 0 }, { 0 } };
+	struct mesh__abuse abuse = { 0 };
 	uint64_t now_ns = 1000 * MESH__NS_PER_SEC;
 
 	(void)state;
@@ -156,7 +167,7 @@ static void what_our_own_data_explains_is_excused(void **state)
 /* A clock that stands still, or a bucket that was never used, must not make tokens out of nothing. */
 static void a_burst_is_bounded_whatever_the_pause_before(void **state)
 {
-	struct mesh__abuse abuse = { { 0 }, { 0 } };
+	struct mesh__abuse abuse = { 0 };
 	uint32_t taken = 0;
 
 	(void)state;
@@ -173,6 +184,7 @@ int main(void)
 		cmocka_unit_test(many_and_large_fields_are_kept_whole),
 		cmocka_unit_test(binary_fields_become_bytes),
 		cmocka_unit_test(a_flood_is_warned_and_then_ended),
+		cmocka_unit_test(the_limit_of_resets_can_be_set),
 		cmocka_unit_test(honest_peers_at_a_low_rate_are_never_ended),
 		cmocka_unit_test(what_our_own_data_explains_is_excused),
 		cmocka_unit_test(a_burst_is_bounded_whatever_the_pause_before),
