@@ -49,6 +49,17 @@ static void blame_status(struct mesh_call *call)
 			 mesh_grpc_status_name(call->grpc_status), text.len ? ": " : "", storage);
 }
 
+static void blame_type(struct mesh_call *call, const char *type, uint32_t len)
+{
+	char storage[64];
+	struct mesh__text text;
+
+	mesh__text_init(&text, storage, sizeof(storage));
+	mesh__text_add_escaped(&text, type ? type : "missing", type ? len : 7);
+	mesh__call_blame(call, MESH_E_PROTOCOL, MESH_STAGE_ATTEMPT, "%s: %s did not answer in gRPC: its content-type is %s; is it a gRPC server?",
+			 call->target->name, call->attempt.reach->reach->name, storage);
+}
+
 static void read_grpc(struct mesh_call *call)
 {
 	const char *who = call->attempt.reach->reach->name;
@@ -67,8 +78,7 @@ static void read_grpc(struct mesh_call *call)
 				 call->http_status);
 	} else if (!type || !mesh__grpc_is_content_type(type, type_len)) {
 		call->grpc_status = MESH__GRPC_UNKNOWN;
-		mesh__call_blame(call, MESH_E_PROTOCOL, MESH_STAGE_ATTEMPT, "%s: %s did not answer in gRPC: its content-type is %s", call->target->name,
-				 who, type ? "another" : "missing");
+		blame_type(call, type, type_len);
 	} else if (!status) {
 		mesh__call_blame(call, MESH_E_PROTOCOL, MESH_STAGE_ATTEMPT, "%s: %s ended its answer without a grpc-status", call->target->name, who);
 	} else if ((call->grpc_status = mesh__grpc_parse_status(status, len)) != 0) {

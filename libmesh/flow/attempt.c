@@ -106,12 +106,25 @@ static int take_answer(struct mesh_call *call, const uint8_t *data, size_t len)
 	return 0;
 }
 
+static bool is_grpc_answer(const struct mesh__stream *stream)
+{
+	uint32_t len;
+	const char *type = mesh__headers_find(&stream->headers, "content-type", 12, false, &len);
+
+	return type && mesh__grpc_is_content_type(type, len);
+}
+
 static void on_data(struct mesh__stream *stream, const uint8_t *data, size_t len)
 {
 	struct mesh_call *call = of(stream);
 	int rc;
 
 	if (call->is_ended || call->attempt.code) {
+		mesh__stream_consume(stream, len);
+		return;
+	}
+	if (call->is_grpc && !is_grpc_answer(stream)) {
+		/* Whatever it is (an error page of something in between?), it is not ours to parse; the end says what came. */
 		mesh__stream_consume(stream, len);
 		return;
 	}

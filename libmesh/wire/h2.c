@@ -67,7 +67,7 @@ static void end(struct mesh__conn *conn)
 	conn->events->on_close(conn);
 }
 
-static void remember_reason(struct mesh__conn *conn, int32_t code, const char *reason, const char *text)
+void mesh__conn_remember(struct mesh__conn *conn, int32_t code, const char *reason, const char *text)
 {
 	if (conn->close_reason[0])
 		return;
@@ -80,7 +80,7 @@ void mesh__conn_close(struct mesh__conn *conn, int32_t code, const char *reason,
 {
 	if (conn->state >= MESH__CONN_CLOSING)
 		return;
-	remember_reason(conn, code, reason, text);
+	mesh__conn_remember(conn, code, reason, text);
 	set_state(conn, MESH__CONN_CLOSING);
 	mesh__loop_flush_later(conn->lp, &conn->flush);
 }
@@ -89,7 +89,7 @@ void mesh__conn_abort(struct mesh__conn *conn, int32_t code, const char *reason,
 {
 	if (conn->state == MESH__CONN_CLOSED)
 		return;
-	remember_reason(conn, code, reason, text);
+	mesh__conn_remember(conn, code, reason, text);
 	if (conn->state != MESH__CONN_CLOSING)
 		set_state(conn, MESH__CONN_CLOSING);
 	end(conn);
@@ -406,7 +406,7 @@ static void on_tick(struct mesh__timer *timer, struct mesh__loop *lp)
 		mesh__h2_say_last_goaway(conn);
 	if (conn->state == MESH__CONN_OPEN && (is_over(conn->last_active_ns, conn->limits.idle_timeout_ns, now_ns) ||
 					       is_over(conn->opened_ns, conn->limits.age_max_ns, now_ns))) {
-		remember_reason(conn, MESH_E_LOST, conn->stream_count ? "age" : "idle", "the connection reached its idle or age limit");
+		mesh__conn_remember(conn, MESH_E_LOST, conn->stream_count ? "age" : "idle", "the connection reached its idle or age limit");
 		mesh__conn_drain(conn);
 	}
 	if (conn->state < MESH__CONN_CLOSING) {

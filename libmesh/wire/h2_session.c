@@ -495,11 +495,26 @@ static int before_frame(nghttp2_session *session, const nghttp2_frame *frame, vo
 	return 0;
 }
 
+/* nghttp2 ends the connection because of what the peer did, and says why in the GOAWAY: that is the reason to remember. */
+static void remember_breach(struct mesh__conn *conn, const nghttp2_goaway *goaway)
+{
+	char text[sizeof(conn->close_text)];
+	int len = goaway->opaque_data_len > 60 ? 60 : (int)goaway->opaque_data_len;
+
+	if (!conn->got_settings)
+		snprintf(text, sizeof(text), "the peer does not speak HTTP/2 (%.*s)", len, (const char *)goaway->opaque_data);
+	else
+		snprintf(text, sizeof(text), "the peer broke HTTP/2 (%.*s)", len, (const char *)goaway->opaque_data);
+	mesh__conn_remember(conn, MESH_E_PROTOCOL, "protocol", text);
+}
+
 static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *user)
 {
 	struct mesh__conn *conn = user;
 	struct mesh__stream *stream;
 
+	if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR)
+		remember_breach(conn, &frame->goaway);
 	if (frame->hd.type == NGHTTP2_HEADERS)
 		mesh__abuse_excuse(&conn->abuse, MESH__ABUSE_PING, 1);
 	if (frame->hd.type == NGHTTP2_RST_STREAM && frame->rst_stream.error_code != NGHTTP2_NO_ERROR &&

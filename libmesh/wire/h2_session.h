@@ -8,6 +8,7 @@ enum { MESH__H2_FRAME_BYTES_MAX = 16 * 1024 + 9 };
 
 int mesh__h2_begin(struct mesh__conn *conn);                       /* makes the session and queues our SETTINGS */
 void mesh__h2_input_failed(struct mesh__conn *conn, int nghttp2_error);
+void mesh__conn_remember(struct mesh__conn *conn, int32_t code, const char *reason, const char *text); /* why it ends; the first counts */
 void mesh__h2_ping(struct mesh__conn *conn);
 void mesh__h2_start_draining(struct mesh__conn *conn); /* OPEN -> DRAINING, tells the owner; either side may have begun it */
 void mesh__h2_say_goaway(struct mesh__conn *conn);     /* server: the notice, with a ping whose answer brings the last one */
