@@ -132,7 +132,7 @@ static void print_lines(const char *const *lines)
 static void print_title(const char *name, const char *summary)
 {
 	printf(".\\\" Generated from libmesh/tables/ by `make generated`; changes belong there.\n");
-	printf(".TH %s 7 \"\" \"libmesh %s\" \"libmesh\"\n.SH NAME\n%s \\- %s\n", name, mesh_version(), name, summary);
+	printf(".TH %s 7 \"2026-11-24\" \"libmesh %s\" \"libmesh\"\n.SH NAME\n%s \\- %s\n", name, mesh_version(), name, summary);
 }
 
 static const char *type_help(const char *type)
@@ -156,7 +156,7 @@ static void print_options(void)
 		"Every option has a default that works. It is looked for in this order, and the first found wins: the program",
 		"(`mesh_open`, `mesh_options_set`), the environment, the file that `MESH_CONFIG` names, the default.",
 		".PP",
-		"An option `retry.budget` is `MESH_RETRY_BUDGET` in the environment. Options of a service can be set for one service:",
+		"An option `connect.timeout` is `MESH_CONNECT_TIMEOUT` in the environment. Options of a service can be set for one service:",
 		"`timeout@users` in the program and in files, `MESH_TIMEOUT__USERS` in the environment (two underscores, capitals,",
 		"`-` and `.` become `_`). A variable that is set but empty counts as not set.",
 		".PP",
