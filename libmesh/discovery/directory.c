@@ -81,6 +81,7 @@ struct told {
 	uint64_t updated_ns;
 	char why[WHY_MAX]; /* of absence, or of the last failure */
 	bool is_failing;
+	bool must_ask_again; /* on_loop: memory was out; the sweep asks the source once more */
 };
 
 struct mesh__service {
@@ -101,6 +102,7 @@ struct mesh__service {
 	struct mesh__list watches;
 	struct mesh__task follow;
 	uint64_t mark;
+	bool must_settle; /* memory was out when the set was to be published */
 	mesh__cell *endpoints;
 	char name[];
 };
@@ -241,10 +243,27 @@ static void free_entry(struct mesh__directory *dir, struct entry *entry)
 	mesh__memory_free(entry);
 }
 
+static void settle(struct mesh__service *service);
+
+static void ask_again(struct mesh__service *service)
+{
+	for (uint32_t i = 0; i < service->shared.told_count; i++) {
+		struct told *told = &service->shared.told[i];
+
+		if (told->must_ask_again) {
+			told->must_ask_again = false;
+			told->source->ops->follow(told->source, service);
+		}
+	}
+}
+
 static void sweep_service(struct mesh__service *service)
 {
 	struct mesh__list gone, *node, *next;
 
+	ask_again(service);
+	if (service->must_settle)
+		settle(service);
 	mesh__list_init(&gone);
 	pthread_mutex_lock(&service->shared.lock);
 	for (node = service->shared.leaving.next; node != &service->shared.leaving; node = next) {
@@ -322,13 +341,14 @@ static void tell_watches(struct mesh__service *service)
 	}
 }
 
-/* Publishes what `told` says. Out of memory keeps the set that is there. */
+/* Publishes what `told` says. Out of memory keeps the set that is there; the sweep tries again. */
 static void publish(struct mesh__service *service, const struct told *told)
 {
 	uint64_t now_ns = mesh__clock_now_ns();
 	uint32_t wanted = told ? told->count : 0;
 	struct set *set = mesh__memory_alloc(sizeof(*set) + wanted * sizeof(set->eps[0])), *old;
 
+	service->must_settle = !set;
 	if (!set)
 		return;
 	set->count = 0;
@@ -336,7 +356,9 @@ static void publish(struct mesh__service *service, const struct told *told)
 	for (uint32_t i = 0; i < wanted; i++) {
 		struct entry *entry = find_or_make(service, &told->found[i], now_ns);
 
-		if (!entry || entry->mark == service->mark) /* out of memory, or listed twice */
+		if (!entry)
+			service->must_settle = true; /* out of memory: without this one for now */
+		if (!entry || entry->mark == service->mark) /* listed twice */
 			continue;
 		entry->mark = service->mark;
 		entry->last_seen_ns = now_ns;
@@ -413,8 +435,10 @@ static void answer(struct mesh__source *source, struct mesh__service *service, e
 		return;
 	if (count) {
 		copy = mesh__memory_alloc(count * sizeof(*copy));
-		if (!copy)
+		if (!copy) {
+			told->must_ask_again = true;
 			return;
+		}
 		memcpy(copy, found, count * sizeof(*copy));
 	}
 	is_news = kind == ANSWER_SET ? !is_same(told, found, count) : told->answer != kind;
@@ -461,6 +485,15 @@ void mesh__directory_failed(struct mesh__source *source, struct mesh__service *s
 	mesh__log_write(source->dir->opts.log, MESH_LOG_WARN, "discovery by %s of %s: %s", source->uri, service->name, why);
 	if (is_first)
 		settle(service);
+}
+
+void mesh__directory_out_of_memory(struct mesh__source *source, struct mesh__service *service)
+{
+	struct told *told = told_by(service, source);
+
+	if (told)
+		told->must_ask_again = true;
+	mesh__directory_failed(source, service, "out of memory");
 }
 
 /* --- services --- */

@@ -21,7 +21,8 @@ struct mesh__source_ops {
 	const char *scheme; /* "local", without the colon */
 	/* Parses what follows the colon. Errors: MESH_E_OPTION with a phrase, MESH_E_NOMEM. */
 	int (*open)(struct mesh__source *source, const char *rest, struct mesh_error *err);
-	void (*follow)(struct mesh__source *source, struct mesh__service *service); /* on the control loop; once per service */
+	/* On the control loop; again if memory was out before. */
+	void (*follow)(struct mesh__source *source, struct mesh__service *service);
 	void (*stop)(struct mesh__source *source);                                  /* on the control loop */
 	void (*close)(struct mesh__source *source);
 	/* thread any; NULL: this source takes no announcements */
@@ -43,6 +44,7 @@ extern const struct mesh__source_ops mesh__source_local, mesh__source_static, me
 void mesh__directory_deliver(struct mesh__source *source, struct mesh__service *service, const struct mesh__found *found, uint32_t count);
 void mesh__directory_absent(struct mesh__source *source, struct mesh__service *service, const char *why);
 void mesh__directory_failed(struct mesh__source *source, struct mesh__service *service, const char *why);
+void mesh__directory_out_of_memory(struct mesh__source *source, struct mesh__service *service); /* failed, and to be asked again */
 
 const struct mesh__directory_options *mesh__directory_opts(const struct mesh__directory *dir);
 

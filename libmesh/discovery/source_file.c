@@ -274,10 +274,17 @@ static void start_watching(struct file *file)
 static void follow(struct mesh__source *source, struct mesh__service *service)
 {
 	struct file *file = source->data;
-	struct followed *followed = mesh__memory_zalloc(sizeof(*followed));
+	struct followed *followed = file->first;
 
+	while (followed && followed->service != service)
+		followed = followed->next;
+	if (followed) {
+		look(file, true);
+		return;
+	}
+	followed = mesh__memory_zalloc(sizeof(*followed));
 	if (!followed) {
-		mesh__directory_failed(source, service, "out of memory");
+		mesh__directory_out_of_memory(source, service);
 		return;
 	}
 	followed->service = service;

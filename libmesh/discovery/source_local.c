@@ -284,10 +284,17 @@ static void follow(struct mesh__source *source, struct mesh__service *service)
 {
 	struct mesh__loop *lp = mesh__directory_opts(source->dir)->control;
 	struct local *local = source->data;
-	struct followed *followed = mesh__memory_zalloc(sizeof(*followed));
+	struct followed *followed = local->first;
 
+	while (followed && followed->service != service)
+		followed = followed->next;
+	if (followed) {
+		look(followed);
+		return;
+	}
+	followed = mesh__memory_zalloc(sizeof(*followed));
 	if (!followed) {
-		mesh__directory_failed(source, service, "out of memory");
+		mesh__directory_out_of_memory(source, service);
 		return;
 	}
 	start_watching(source);

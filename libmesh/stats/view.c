@@ -21,19 +21,6 @@
 
 enum { LABELS_MAX = 8, METRICS_MAX = 65535, METRIC_STRINGS = 3 };
 
-/* Sums what one shard's table and groups take up; false: an offset is out of range. */
-static bool measure_shard(const struct mesh_stats_view *view, const struct mesh__view_metric *metric, uint64_t offset, uint64_t *bytes)
-{
-	const struct mesh__view_shard *table = mesh__view_shard(view, metric, offset);
-
-	if (!table)
-		return false;
-	*bytes += MESH__HISTOGRAM_ALIGN_BYTES;
-	for (uint32_t group = 0; group < metric->group_count; group++)
-		*bytes += table->group_offsets[group] ? MESH__HISTOGRAM_GROUP_CELLS * sizeof(uint64_t) : 0;
-	return true;
-}
-
 static bool has_bytes(const struct mesh_stats_view *view, uint64_t offset, uint64_t bytes)
 {
 	return offset % 8 == 0 && offset >= view->header.header_bytes && offset <= view->size_bytes && bytes <= view->size_bytes - offset;
@@ -47,6 +34,22 @@ const struct mesh__view_shard *mesh__view_shard(const struct mesh_stats_view *vi
 const uint64_t *mesh__view_cells(const struct mesh_stats_view *view, uint64_t offset, uint64_t count)
 {
 	return has_bytes(view, offset, count * sizeof(uint64_t)) ? (const void *)(view->data + offset) : NULL;
+}
+
+/* Sums what one shard's table and groups take up; false: an offset is out of range. */
+static bool measure_shard(const struct mesh_stats_view *view, const struct mesh__view_metric *metric, uint64_t offset, uint64_t *bytes)
+{
+	const struct mesh__view_shard *table = mesh__view_shard(view, metric, offset);
+
+	if (!table)
+		return false;
+	*bytes += MESH__HISTOGRAM_ALIGN_BYTES;
+	for (uint32_t group = 0; group < metric->group_count; group++)
+		/* One that was made after the size was read lies behind it, and is not read. */
+		*bytes += table->group_offsets[group] && mesh__view_cells(view, table->group_offsets[group], MESH__HISTOGRAM_GROUP_CELLS)
+				  ? MESH__HISTOGRAM_GROUP_CELLS * sizeof(uint64_t)
+				  : 0;
+	return true;
 }
 
 /*
@@ -217,14 +220,23 @@ static int read_self(struct mesh_stats_view *view, struct mesh_error *err)
 	return result;
 }
 
-/* The header first: what it counts as complete is complete in what is copied after it. */
+/*
+ * The header first: what it counts as complete is complete in what is copied after it. And the header twice, since a read of it
+ * is no single moment: how many records there are must be known before how long the file is, or the last ones lie behind the end.
+ */
 static int read_file(struct mesh_stats_view *view, struct mesh_error *err)
 {
+	uint64_t record_count;
 	int result;
 
 	if (view->fork_generation != mesh__descriptors_generation())
 		return mesh__fault(err, MESH_E_FORKED, MESH_STAGE_NONE, "the view was opened by the parent process");
 	result = mesh__reader_header(view->fd, view->path, &view->header, err);
+	record_count = view->header.record_count;
+	atomic_thread_fence(memory_order_acquire);
+	if (!result)
+		result = mesh__reader_header(view->fd, view->path, &view->header, err);
+	view->header.record_count = record_count;
 	atomic_thread_fence(memory_order_acquire);
 	if (!result)
 		result = make_room(view, view->header.size_bytes, err);

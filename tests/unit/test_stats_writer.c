@@ -296,7 +296,7 @@ static void a_full_file_system_makes_counters_private(void **state)
 		struct mesh__stats *stats;
 		bool is_private;
 
-		if (unshare(geteuid() ? CLONE_NEWUSER | CLONE_NEWNS : CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+		if (unshare(geteuid() ? CLONE_NEWUSER | CLONE_NEWNS : CLONE_NEWNS) || mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL) ||
 		    mount("none", test_dir, "tmpfs", 0, "size=48k,mode=0700"))
 			_exit(77);
 		if (mesh__stats_open(&opts, &stats, NULL))
