@@ -14,6 +14,7 @@
 #include <event2/event.h>
 #include <poll.h>
 #include <pthread.h>
+#include <unistd.h>
 
 static uint8_t framed[BENCH_FRAMED_BYTES];
 static struct bench_window *window;
