@@ -180,10 +180,7 @@ static void note_status(struct mesh_request *request, const struct mesh__reply_b
 /* An answer to HEAD, and these statuses, end with the headers whatever the handler gave (RFC 9110, 6.4.1). */
 static bool has_no_body(const struct mesh_request *request, const struct mesh__reply_block *block)
 {
-	uint32_t len;
-	const char *method = mesh__headers_find(&request->stream.headers, ":method", 7, false, &len);
-
-	return !request->is_grpc && ((method && len == 4 && memcmp(method, "HEAD", 4) == 0) || block->http_status == 204 || block->http_status == 304);
+	return !request->is_grpc && (request->is_head || block->http_status == 204 || block->http_status == 304);
 }
 
 static void respond_whole(struct mesh_request *request, struct mesh__reply_block *block)

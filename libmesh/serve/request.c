@@ -195,15 +195,11 @@ static void on_deadline(struct mesh__timer *timer, struct mesh__loop *lp)
 		mesh__request_refuse(request, 504, MESH__GRPC_DEADLINE_EXCEEDED, "the deadline passed before the handler answered");
 }
 
-static void set_deadline(struct mesh_request *request)
+static void set_deadline(struct mesh_request *request, const struct mesh__wanted *text)
 {
-	uint32_t len;
-	const char *value = mesh__headers_find(&request->stream.headers, "grpc-timeout", 12, false, &len);
 	uint64_t timeout_ns;
 
-	if (!value || !request->is_grpc)
-		return;
-	if (!mesh__grpc_parse_timeout(value, len, &timeout_ns)) {
+	if (!mesh__grpc_parse_timeout(text->value, text->value_len, &timeout_ns)) {
 		mesh__request_refuse(request, 400, MESH__GRPC_INTERNAL, "grpc-timeout is not a timeout");
 		return;
 	}
@@ -212,13 +208,9 @@ static void set_deadline(struct mesh_request *request)
 	mesh__timer_set(request->lp, &request->deadline, request->deadline_ns);
 }
 
-static void refuse_encoding(struct mesh_request *request)
+static bool is_identity(const struct mesh__wanted *encoding)
 {
-	uint32_t len;
-	const char *value = mesh__headers_find(&request->stream.headers, "grpc-encoding", 13, false, &len);
-
-	if (value && !(len == 8 && memcmp(value, "identity", 8) == 0))
-		mesh__request_refuse(request, 415, MESH__GRPC_UNIMPLEMENTED, "message compression is not supported");
+	return encoding->value_len == 8 && memcmp(encoding->value, "identity", 8) == 0;
 }
 
 static void refuse_body(struct mesh_request *request, int rc)
@@ -234,29 +226,33 @@ static void refuse_body(struct mesh_request *request, int rc)
 }
 
 /* A body that says itself that it is too large need not be read first. */
-static bool announces_too_much(const struct mesh_request *request)
+static bool announces_too_much(const struct mesh_request *request, const struct mesh__wanted *length)
 {
-	uint32_t len;
-	const char *value = mesh__headers_find(&request->stream.headers, "content-length", 14, false, &len), *why;
 	uint64_t bytes;
+	const char *why;
 
-	return value && mesh__number_parse_count(value, &bytes, &why) == 0 && bytes > request->server->message_max_bytes;
+	return length->value && mesh__number_parse_count(length->value, &bytes, &why) == 0 && bytes > request->server->message_max_bytes;
 }
 
 static void on_headers(struct mesh__stream *stream, bool is_end)
 {
+	enum { PATH, TYPE, TIMEOUT, ENCODING, LENGTH, METHOD, COUNT };
+	struct mesh__wanted found[COUNT] = {
+		[PATH] = { .name = ":path", .name_len = 5 },	  [TYPE] = { .name = "content-type", .name_len = 12 },
+		[TIMEOUT] = { .name = "grpc-timeout", .name_len = 12 }, [ENCODING] = { .name = "grpc-encoding", .name_len = 13 },
+		[LENGTH] = { .name = "content-length", .name_len = 14 }, [METHOD] = { .name = ":method", .name_len = 7 },
+	};
 	struct mesh_request *request = of(stream);
-	uint32_t path_len = 0, type_len = 0;
-	const char *path = mesh__headers_find(&stream->headers, ":path", 5, false, &path_len);
-	const char *type = mesh__headers_find(&stream->headers, "content-type", 12, false, &type_len);
 
-	request->is_grpc = type && mesh__grpc_is_content_type(type, type_len);
+	mesh__headers_find_all(&stream->headers, found, COUNT);
+	request->is_grpc = found[TYPE].value && mesh__grpc_is_content_type(found[TYPE].value, found[TYPE].value_len);
+	request->is_head = found[METHOD].value && found[METHOD].value_len == 4 && memcmp(found[METHOD].value, "HEAD", 4) == 0;
 	if (stream->headers_refused) {
 		mesh__server_count_refused(request->server, "header_bytes");
 		mesh__request_refuse(request, 431, MESH__GRPC_RESOURCE_EXHAUSTED, "the headers are larger or more than allowed");
 		return;
 	}
-	if (!path) {
+	if (!found[PATH].value) {
 		mesh__request_refuse(request, 400, MESH__GRPC_INTERNAL, "the request has no path");
 		return;
 	}
@@ -264,14 +260,15 @@ static void on_headers(struct mesh__stream *stream, bool is_end)
 		mesh__request_refuse(request, 400, MESH__GRPC_INTERNAL, "binary metadata is not base64");
 		return;
 	}
-	request->handler = mesh__dispatch_find(request->server, path, path_len, request->is_grpc);
+	request->handler = mesh__dispatch_find(request->server, found[PATH].value, found[PATH].value_len, request->is_grpc);
 	if (!request->handler) {
 		mesh__request_refuse(request, 404, MESH__GRPC_UNIMPLEMENTED, "no handler for this path");
 		return;
 	}
-	set_deadline(request);
-	if (request->is_grpc)
-		refuse_encoding(request);
+	if (request->is_grpc && found[TIMEOUT].value)
+		set_deadline(request, &found[TIMEOUT]);
+	if (request->is_grpc && found[ENCODING].value && !is_identity(&found[ENCODING]))
+		mesh__request_refuse(request, 415, MESH__GRPC_UNIMPLEMENTED, "message compression is not supported");
 	if (atomic_load_explicit(&request->is_answered, memory_order_relaxed))
 		return;
 	if (request->handler->flags & MESH_HANDLER_STREAM) {
@@ -284,7 +281,7 @@ static void on_headers(struct mesh__stream *stream, bool is_end)
 		mesh__dispatch_later(request);
 	} else if (is_end) {
 		stream->events->on_end(stream);
-	} else if (!request->is_grpc && announces_too_much(request)) {
+	} else if (!request->is_grpc && announces_too_much(request, &found[LENGTH])) {
 		refuse_body(request, MESH_E_TOO_LARGE);
 	} else {
 		stream->is_gathering = true;

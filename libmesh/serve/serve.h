@@ -114,7 +114,7 @@ struct mesh_request {
 	char peer_text[MESH__ADDRESS_TEXT_MAX];
 	uint32_t generation;
 	uint64_t start_ns, deadline_ns; /* deadline 0: none */
-	bool is_grpc;
+	bool is_grpc, is_head;
 
 	/* on_loop */
 	struct mesh__task task, auto_reply;

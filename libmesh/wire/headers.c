@@ -128,6 +128,20 @@ const char *mesh__headers_find(const struct mesh__headers *headers, const char *
 	return field.value;
 }
 
+void mesh__headers_find_all(const struct mesh__headers *headers, struct mesh__wanted *wanted, uint32_t count)
+{
+	uint32_t at = 0, index = 0;
+	struct mesh__field field;
+
+	while (index++ < headers->trailers_from && mesh__headers_next(headers, &at, &field))
+		for (uint32_t i = 0; i < count; i++)
+			if (wanted[i].name_len == field.name_len && !wanted[i].value && memcmp(wanted[i].name, field.name, field.name_len) == 0) {
+				wanted[i].value = field.value;
+				wanted[i].value_len = field.value_len;
+				break;
+			}
+}
+
 static struct mesh__headers_joined *join(const struct mesh__headers *headers, const char *name, size_t name_len, bool in_trailers)
 {
 	struct mesh__headers_joined *joined;

@@ -38,6 +38,14 @@ bool mesh__headers_at(const struct mesh__headers *headers, uint32_t index, struc
 /* The first of that name, or NULL. */
 const char *mesh__headers_find(const struct mesh__headers *headers, const char *name, size_t name_len, bool in_trailers, uint32_t *len);
 
+/* Several names in one walk, of headers only: fills value and value_len of those that are there (the first of each name). */
+struct mesh__wanted {
+	const char *name;
+	uint32_t name_len, value_len;
+	const char *value; /* NULL: not there */
+};
+void mesh__headers_find_all(const struct mesh__headers *headers, struct mesh__wanted *wanted, uint32_t count);
+
 /* All of that name, joined with ", " if there are several; thread any. NULL if absent, or out of memory while joining. */
 const char *mesh__headers_get(const struct mesh__headers *headers, const char *name, bool in_trailers, uint64_t *len);
 

@@ -394,7 +394,7 @@ static void what_is_no_segment_is_refused_without_waiting(void **state)
 
 static void a_segment_of_another_user_is_refused(void **state)
 {
-	struct mesh__stats *stats;
+	static struct mesh__stats *stats;
 	int status;
 	pid_t pid;
 
@@ -475,12 +475,14 @@ static void strangers_texts_can_be_printed(void **state)
 
 static void a_view_of_the_parent_is_refused_in_a_child(void **state)
 {
-	struct mesh__stats *stats = open_stats();
-	mesh_stats_view *file = open_view(mesh__stats_path(stats)), *self;
+	static struct mesh__stats *stats; /* a leak checker in the child, which leaves it alone, still finds it */
+	mesh_stats_view *file, *self;
 	int status;
 	pid_t pid;
 
 	(void)state;
+	stats = open_stats();
+	file = open_view(mesh__stats_path(stats));
 	assert_int_equal(mesh__stats_view_self(stats, &self, NULL), 0);
 	pid = fork();
 	if (pid == 0) {
