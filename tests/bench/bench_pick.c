@@ -6,6 +6,8 @@
 
 #include "mesh/endpoint.h"
 
+#include <unistd.h>
+
 enum { ROUNDS = 15, PICKS = 2000000 };
 
 static uint64_t state = 88172645463325252u;
