@@ -59,11 +59,23 @@ static unsigned class_for(size_t bytes)
 	return 64 - (unsigned)__builtin_clzll(whole - 1) - 5; /* 2^5 is the smallest */
 }
 
+static void *from_heap(const struct mesh__pool *pool, size_t bytes)
+{
+	void *memory;
+
+	if (!pool->is_spared)
+		return mesh__memory_alloc(bytes);
+	mesh__memory_spare(1);
+	memory = mesh__memory_alloc(bytes);
+	mesh__memory_spare(0);
+	return memory;
+}
+
 static int refill(struct mesh__pool *pool, unsigned class_index)
 {
 	size_t block = (size_t)MESH__POOL_SMALLEST << class_index;
 	size_t count = SLAB_BYTES / block ? SLAB_BYTES / block : 1;
-	struct slab *slab = mesh__memory_alloc(sizeof(*slab) + count * block);
+	struct slab *slab = from_heap(pool, sizeof(*slab) + count * block);
 	char *at = (char *)(slab + 1);
 
 	if (!slab)
@@ -81,7 +93,7 @@ static int refill(struct mesh__pool *pool, unsigned class_index)
 
 static void *alloc_large(struct mesh__pool *pool, size_t bytes)
 {
-	struct header *header = bytes > SIZE_MAX - sizeof(*header) ? NULL : mesh__memory_alloc(sizeof(*header) + bytes);
+	struct header *header = bytes > SIZE_MAX - sizeof(*header) ? NULL : from_heap(pool, sizeof(*header) + bytes);
 
 	if (!header)
 		return NULL;

@@ -5,6 +5,7 @@
 #ifndef MESH_BASE_POOL_H
 #define MESH_BASE_POOL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,6 +15,7 @@ struct mesh__pool {
 	void *free_lists[MESH__POOL_CLASSES];
 	void *slabs;       /* one linked list of all, for fini */
 	uint64_t in_use;   /* blocks handed out */
+	bool is_spared;    /* its user cannot bear failing allocations: tests do not make them fail (mesh__memory_spare) */
 };
 
 void mesh__pool_init(struct mesh__pool *pool);

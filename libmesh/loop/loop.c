@@ -291,6 +291,8 @@ static int init(struct mesh__loop *lp, const struct mesh__loop_options *opts)
 	lp->deferred_last = &lp->deferred_first;
 	mesh__list_init(&lp->flushes);
 	mesh__pool_init(&lp->pool);
+	mesh__pool_init(&lp->foreign_pool);
+	lp->foreign_pool.is_spared = true;
 	mesh__random_init(&lp->random, mesh__random_entropy());
 	lp->now_ns = mesh__clock_now_ns();
 	mesh__timer_wheel_init(lp);
@@ -335,6 +337,7 @@ static void fini(struct mesh__loop *lp)
 static void free_memory(struct mesh__loop *lp)
 {
 	mesh__pool_fini(&lp->pool);
+	mesh__pool_fini(&lp->foreign_pool);
 	pthread_mutex_destroy(&lp->late_lock);
 	mesh__memory_free(lp);
 }

@@ -76,7 +76,8 @@ struct mesh__loop {
 	const struct mesh__log *log;
 	uint64_t now_ns; /* refreshed at the start of each batch of work */
 	struct mesh__random random;
-	struct mesh__pool pool; /* memory of calls, streams and frames */
+	struct mesh__pool pool;         /* memory of calls and streams */
+	struct mesh__pool foreign_pool; /* memory of nghttp2 */
 	uint8_t *scratch;       /* MESH__LOOP_BUFFER_BYTES, for one read or one flush at a time */
 
 	uint64_t live; /* objects that others may still hold: the loop's memory outlives them */

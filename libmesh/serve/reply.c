@@ -8,7 +8,6 @@
 
 #include "base/memory.h"
 
-#include <stdio.h>
 #include <string.h>
 
 enum { GRPC_MESSAGE_MAX = 3 * 1024, OWN_FIELDS_MAX = 4 };
@@ -81,18 +80,31 @@ static char *copy_list(struct mesh_request *request, struct mesh_header *to, con
 	return room;
 }
 
+/* Decimal digits, without the cost of snprintf(), which shows in a profile of small answers. Returns their number. */
+static uint32_t print_number(char *text, uint64_t number)
+{
+	char reversed[20];
+	uint32_t n = 0;
+
+	do
+		reversed[n++] = (char)('0' + number % 10);
+	while (number /= 10);
+	for (uint32_t i = 0; i < n; i++)
+		text[i] = reversed[n - 1 - i];
+	return n;
+}
+
 #define FIELD(n, v, len) (struct mesh_header){ .name = (n), .value = (v), .name_len = sizeof(n) - 1, .value_len = (uint32_t)(len) }
 
 static uint32_t own_headers(struct mesh_request *request, struct mesh__reply_block *block, const struct mesh_reply *reply, bool is_whole)
 {
 	uint32_t n = 0;
 
-	block->headers[n++] = FIELD(":status", block->status_text, snprintf(block->status_text, sizeof(block->status_text), "%03d", (int)block->http_status));
+	block->headers[n++] = FIELD(":status", block->status_text, print_number(block->status_text, (uint64_t)block->http_status));
 	if (request->is_grpc)
 		block->headers[n++] = FIELD("content-type", "application/grpc", 16);
 	else if (is_whole && block->http_status != 204 && block->http_status != 304)
-		block->headers[n++] = FIELD("content-length", block->length_text,
-					    snprintf(block->length_text, sizeof(block->length_text), "%llu", (unsigned long long)reply->body_len));
+		block->headers[n++] = FIELD("content-length", block->length_text, print_number(block->length_text, reply->body_len));
 	return n;
 }
 
@@ -102,7 +114,7 @@ static uint32_t own_trailers(struct mesh__reply_block *block, const char *messag
 	uint32_t n = 0;
 
 	block->trailers[n++] = FIELD("grpc-status", block->grpc_status_text,
-				     snprintf(block->grpc_status_text, sizeof(block->grpc_status_text), "%d", (int)block->grpc_status));
+				     print_number(block->grpc_status_text, (uint64_t)block->grpc_status));
 	if (message && *message) {
 		mesh__text_init(&text, *room, GRPC_MESSAGE_MAX);
 		mesh__grpc_percent_encode(&text, message);

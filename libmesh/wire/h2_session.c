@@ -6,8 +6,6 @@
  */
 #include "wire/h2_session.h"
 
-#include "base/memory.h"
-
 #include <nghttp2/nghttp2.h>
 #include <stdio.h>
 #include <string.h>
@@ -567,17 +565,12 @@ void mesh__h2_input_failed(struct mesh__conn *conn, int nghttp2_error)
 
 /*
  * When some allocations of nghttp2 1.52 fail, it frees an outbound item and meets it again in nghttp2_session_del(). It says
- * NGHTTP2_ERR_NOMEM, we end the connection, and that is where it happens: nothing that we could do better. So tests that make
- * allocations fail leave these out.
+ * NGHTTP2_ERR_NOMEM, we end the connection, and that is where it happens: nothing that we could do better. So it has a pool of
+ * its own, which tests that make allocations fail leave out.
  */
 static void *mem_alloc(size_t bytes, void *user)
 {
-	void *memory;
-
-	mesh__memory_spare(1);
-	memory = mesh__pool_alloc(user, bytes);
-	mesh__memory_spare(0);
-	return memory;
+	return mesh__pool_alloc(user, bytes);
 }
 
 static void mem_free(void *memory, void *user)
@@ -587,19 +580,12 @@ static void mem_free(void *memory, void *user)
 
 static void *mem_calloc(size_t count, size_t bytes, void *user)
 {
-	void *memory = bytes && count > SIZE_MAX / bytes ? NULL : mem_alloc(count * bytes, user);
-
-	return memory ? memset(memory, 0, count * bytes) : NULL;
+	return bytes && count > SIZE_MAX / bytes ? NULL : mesh__pool_zalloc(user, count * bytes);
 }
 
 static void *mem_realloc(void *memory, size_t bytes, void *user)
 {
-	void *larger;
-
-	mesh__memory_spare(1);
-	larger = mesh__pool_realloc(user, memory, bytes);
-	mesh__memory_spare(0);
-	return larger;
+	return mesh__pool_realloc(user, memory, bytes);
 }
 
 /* Frames of types that nobody knows are legal and ignored; asking for them is the only way to count them. */
@@ -676,7 +662,7 @@ static int say_settings(struct mesh__conn *conn)
 
 int mesh__h2_begin(struct mesh__conn *conn)
 {
-	nghttp2_mem mem = { &conn->lp->pool, mem_alloc, mem_free, mem_calloc, mem_realloc };
+	nghttp2_mem mem = { &conn->lp->foreign_pool, mem_alloc, mem_free, mem_calloc, mem_realloc };
 	nghttp2_session_callbacks *callbacks = new_callbacks();
 	nghttp2_option *option = new_option(conn);
 	int rc = MESH_E_NOMEM;
