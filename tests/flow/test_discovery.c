@@ -402,6 +402,7 @@ static void picks_come_from_any_thread_and_are_spread_and_counted(void **state)
 	void *failed;
 
 	(void)state;
+	WAIT_FOR(list(client).count == 3); /* a pick never waits for a name */
 	for (int i = 0; i < 10; i++)
 		pthread_create(&threads[i], NULL, pick_many, client);
 	for (int i = 0; i < 10; i++) {
