@@ -2,6 +2,7 @@
 #ifndef MESH_API_HANDLE_H
 #define MESH_API_HANDLE_H
 
+#include "base/descriptors.h"
 #include "config/config.h"
 #include "flow/call.h"
 #include "serve/serve.h"
@@ -37,7 +38,13 @@ struct mesh_client {
 };
 
 /* 0; or MESH_E_INVALID (NULL), MESH_E_FORKED, MESH_E_CLOSING with a sentence. */
-int mesh__handle_check(const mesh *m, struct mesh_error *err);
+int mesh__handle_refuse(const mesh *m, struct mesh_error *err);
+static inline int mesh__handle_check(const mesh *m, struct mesh_error *err)
+{
+	if (m && m->generation == mesh__descriptors_generation() && !atomic_load_explicit(&m->is_closing, memory_order_acquire))
+		return 0;
+	return mesh__handle_refuse(m, err);
+}
 void mesh__handle_ref(mesh *m);
 void mesh__handle_unref(mesh *m);
 

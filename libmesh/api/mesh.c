@@ -38,15 +38,13 @@ const char *mesh_service(const mesh *m)
 	return m ? m->service : "";
 }
 
-int mesh__handle_check(const mesh *m, struct mesh_error *err)
+int mesh__handle_refuse(const mesh *m, struct mesh_error *err)
 {
 	if (!m)
 		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the mesh is NULL");
 	if (m->generation != mesh__descriptors_generation())
 		return mesh__fault(err, MESH_E_FORKED, MESH_STAGE_NONE, "this mesh belongs to the parent process: open one of your own after fork()");
-	if (atomic_load_explicit(&m->is_closing, memory_order_acquire))
-		return mesh__fault(err, MESH_E_CLOSING, MESH_STAGE_NONE, "the mesh is closing");
-	return 0;
+	return mesh__fault(err, MESH_E_CLOSING, MESH_STAGE_NONE, "the mesh is closing");
 }
 
 void mesh__handle_ref(mesh *m)

@@ -9,8 +9,9 @@
 
 enum { BITS = 64, WORDS = MESH__DESCRIPTORS_MAX / BITS };
 
+_Atomic uint32_t mesh__descriptors_fork_count;
+
 static _Atomic uint64_t ours[WORDS];
-static atomic_uint generation;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 static int fork_result;
 
@@ -48,7 +49,7 @@ bool mesh__descriptors_is_ours(int fd)
 
 static void close_all_in_child(void)
 {
-	atomic_fetch_add_explicit(&generation, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&mesh__descriptors_fork_count, 1, memory_order_relaxed);
 	for (int word = 0; word < WORDS; word++) {
 		uint64_t bits = atomic_exchange_explicit(&ours[word], 0, memory_order_relaxed);
 
@@ -66,9 +67,4 @@ int mesh__descriptors_watch_fork(void)
 {
 	pthread_once(&fork_once, install);
 	return fork_result;
-}
-
-uint32_t mesh__descriptors_generation(void)
-{
-	return atomic_load_explicit(&generation, memory_order_relaxed);
 }

@@ -12,6 +12,7 @@
 #ifndef MESH_BASE_DESCRIPTORS_H
 #define MESH_BASE_DESCRIPTORS_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -23,6 +24,10 @@ bool mesh__descriptors_is_ours(int fd); /* false after a fork: the number may be
 int mesh__descriptors_watch_fork(void); /* installs the fork handler once per process; 0 or MESH_E_NOMEM */
 
 /* Grows by one in each child of a fork; a handle that remembers another value belongs to another process. */
-uint32_t mesh__descriptors_generation(void);
+extern _Atomic uint32_t mesh__descriptors_fork_count;
+static inline uint32_t mesh__descriptors_generation(void)
+{
+	return atomic_load_explicit(&mesh__descriptors_fork_count, memory_order_relaxed);
+}
 
 #endif

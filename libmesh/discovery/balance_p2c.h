@@ -10,8 +10,10 @@
 /* Draws two different indices below count (count >= 2). */
 static inline void mesh__balance_p2c_draw(struct mesh__random *random, uint32_t count, uint32_t *first, uint32_t *second)
 {
-	*first = mesh__random_below(random, count);
-	*second = mesh__random_below(random, count - 1);
+	uint64_t bits = mesh__random_next(random);
+
+	*first = (uint32_t)(((bits >> 32) * count) >> 32);
+	*second = (uint32_t)(((bits & UINT32_MAX) * (count - 1)) >> 32);
 	*second += *second >= *first;
 }
 

@@ -6,7 +6,8 @@
  * period (which is as long as those read sections), free the old one. Removed endpoints stay until nothing is in flight on them
  * and nobody holds a long reference; a sweep looks once a second.
  */
-#define URCU_INLINE_SMALL_FUNCTIONS
+/* A read section in line: liburcu says of these functions that the LGPL lets anyone have them so. */
+#define _LGPL_SOURCE
 #include "discovery/source.h"
 
 #include "base/clock.h"

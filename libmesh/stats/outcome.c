@@ -43,15 +43,13 @@ const char *mesh__outcome_label(uint32_t outcome)
 	return outcome < MESH__OUTCOME_COUNT ? labels[outcome] : "other_error";
 }
 
-void mesh__outcome_count(struct mesh__outcome_cells *cells, struct mesh__stats *stats, enum mesh__metric metric, struct mesh__labels with,
-			 uint32_t outcome, uint32_t shard)
+mesh__cell *mesh__outcome_cell(struct mesh__outcome_cells *cells, struct mesh__stats *stats, enum mesh__metric metric, struct mesh__labels with,
+			       uint32_t outcome)
 {
-	mesh__cell *cell = atomic_load_explicit(&cells->cells[outcome], memory_order_acquire);
+	mesh__cell *cell;
 
-	if (!cell) {
-		with.reason = mesh__outcome_label(outcome);
-		cell = mesh__stats_counter(stats, metric, &with);
-		atomic_store_explicit(&cells->cells[outcome], cell, memory_order_release);
-	}
-	mesh__counter_add(cell, shard, 1);
+	with.reason = mesh__outcome_label(outcome);
+	cell = mesh__stats_counter(stats, metric, &with);
+	atomic_store_explicit(&cells->cells[outcome], cell, memory_order_release);
+	return cell;
 }

@@ -28,8 +28,19 @@ uint32_t mesh__outcome_of_http(int status);
 uint32_t mesh__outcome_of_error(int32_t code);
 const char *mesh__outcome_label(uint32_t outcome);
 
-/* Adds one; labels->reason is filled in here. thread any; a lock only at the first time of an outcome. */
-void mesh__outcome_count(struct mesh__outcome_cells *cells, struct mesh__stats *stats, enum mesh__metric metric, struct mesh__labels labels,
-			 uint32_t outcome, uint32_t shard);
+/* The first time of an outcome: makes its cell, under a lock. */
+mesh__cell *mesh__outcome_cell(struct mesh__outcome_cells *cells, struct mesh__stats *stats, enum mesh__metric metric, struct mesh__labels with,
+			       uint32_t outcome);
+
+/* Adds one; `reason` among the labels is filled in here. thread any. */
+static inline void mesh__outcome_count(struct mesh__outcome_cells *cells, struct mesh__stats *stats, enum mesh__metric metric,
+				       struct mesh__labels with, uint32_t outcome, uint32_t shard)
+{
+	mesh__cell *cell = atomic_load_explicit(&cells->cells[outcome], memory_order_acquire);
+
+	if (__builtin_expect(!cell, 0))
+		cell = mesh__outcome_cell(cells, stats, metric, with, outcome);
+	mesh__counter_add(cell, shard, 1);
+}
 
 #endif
