@@ -24,18 +24,6 @@ struct slab {
 
 enum { SLAB_BYTES = 16 * 1024 };
 
-/* Under a sanitizer every block comes straight from the heap: inside a slab it could not see who writes where. */
-#ifdef __has_feature
-#define HAS_FEATURE(name) __has_feature(name)
-#else
-#define HAS_FEATURE(name) 0
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || HAS_FEATURE(address_sanitizer) || HAS_FEATURE(thread_sanitizer)
-enum { IS_WATCHED = 1 };
-#else
-enum { IS_WATCHED = 0 };
-#endif
-
 void mesh__pool_init(struct mesh__pool *pool)
 {
 	*pool = (struct mesh__pool){ 0 };
@@ -109,7 +97,7 @@ void *mesh__pool_alloc(struct mesh__pool *pool, size_t bytes)
 	struct free_block *block;
 	struct header *header;
 
-	if (IS_WATCHED || bytes > ((size_t)MESH__POOL_SMALLEST << (MESH__POOL_CLASSES - 1)) - sizeof(struct header))
+	if (MESH__POOL_IS_WATCHED || bytes > ((size_t)MESH__POOL_SMALLEST << (MESH__POOL_CLASSES - 1)) - sizeof(struct header))
 		return alloc_large(pool, bytes);
 	class_index = class_for(bytes);
 	if (!pool->free_lists[class_index] && refill(pool, class_index))

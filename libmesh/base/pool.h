@@ -11,6 +11,18 @@
 
 enum { MESH__POOL_CLASSES = 10, MESH__POOL_SMALLEST = 32 }; /* 32 B to 16 KiB */
 
+/* Under a sanitizer every block comes straight from the heap: what is used again at once hides who writes where. */
+#ifdef __has_feature
+#define MESH__HAS_FEATURE(name) __has_feature(name)
+#else
+#define MESH__HAS_FEATURE(name) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || MESH__HAS_FEATURE(address_sanitizer) || MESH__HAS_FEATURE(thread_sanitizer)
+enum { MESH__POOL_IS_WATCHED = 1 };
+#else
+enum { MESH__POOL_IS_WATCHED = 0 };
+#endif
+
 struct mesh__pool {
 	void *free_lists[MESH__POOL_CLASSES];
 	void *slabs;       /* one linked list of all, for fini */

@@ -188,10 +188,9 @@ static void free_call(struct mesh__task *task, struct mesh__loop *lp)
 	mesh__queue_unref(call->sink.queue);
 	if (call->is_taken)
 		lp->live--;
-	if (call->is_pooled)
-		mesh__pool_free(&lp->pool, call);
-	else
-		mesh__memory_free(call);
+	else if (call->from == MESH__FROM_SPARES)
+		call->from = MESH__FROM_HEAP; /* the loop may be gone */
+	mesh__loop_free_memory(lp, call, call->from);
 }
 
 void mesh__call_unref(struct mesh_call *call)
@@ -391,8 +390,8 @@ int mesh__call_new(struct mesh__target *target, const struct mesh_call_options *
 	struct mesh__loop *lp = choose_loop(target->flow);
 	size_t bytes = sizeof(struct mesh_call) + (BASE_FIELDS_MAX + opts->header_count) * sizeof(struct mesh_header) + text_bytes(opts, method) +
 		       MESH__GRPC_PREFIX_BYTES + (opts->flags & MESH_CALL_STREAM ? 0 : opts->body_len);
-	bool is_pooled = mesh__loop_is_mine(lp);
-	struct mesh_call *call = is_pooled ? mesh__pool_alloc(&lp->pool, bytes) : mesh__memory_alloc(bytes);
+	uint8_t from;
+	struct mesh_call *call = mesh__loop_alloc(lp, bytes, &from);
 
 	if (!call)
 		return MESH_E_NOMEM;
@@ -400,7 +399,7 @@ int mesh__call_new(struct mesh__target *target, const struct mesh_call_options *
 	atomic_init(&call->refs, 1);
 	call->target = target;
 	call->lp = lp;
-	call->is_pooled = is_pooled;
+	call->from = from;
 	call->generation = mesh__descriptors_generation();
 	call->flags = opts->flags;
 	call->is_grpc = opts->flags & MESH_CALL_GRPC;

@@ -45,7 +45,8 @@ struct mesh_call {
 	const uint8_t *body; /* with the gRPC prefix */
 	uint64_t body_len;
 	uint64_t start_ns, timeout_ns, message_max_bytes;
-	bool is_pooled, is_grpc, is_streaming;
+	uint8_t from; /* enum mesh__memory_from */
+	bool is_grpc, is_streaming;
 	struct mesh__pipe *pipe; /* streaming calls only */
 
 	/* on_loop */

@@ -336,6 +336,8 @@ static void fini(struct mesh__loop *lp)
 
 static void free_memory(struct mesh__loop *lp)
 {
+	for (uint32_t i = 0; i < MESH__LOOP_SPARES; i++)
+		mesh__memory_free(atomic_load_explicit(&lp->shared.spares[i], memory_order_acquire));
 	mesh__pool_fini(&lp->pool);
 	mesh__pool_fini(&lp->foreign_pool);
 	pthread_mutex_destroy(&lp->late_lock);

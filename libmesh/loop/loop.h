@@ -59,13 +59,16 @@ enum {
 	MESH__WHEEL_BITS = 6,
 	MESH__WHEEL_SLOTS = 1 << MESH__WHEEL_BITS,
 	MESH__WHEEL_LEVELS = 6, /* 64^6 ticks: two years; later timers wait in the last slot and are sorted again */
-	MESH__LOOP_BUFFER_BYTES = 64 * 1024
+	MESH__LOOP_BUFFER_BYTES = 64 * 1024,
+	MESH__LOOP_SPARES = 32,
+	MESH__LOOP_SPARE_BYTES = 2048
 };
 
 struct mesh__loop {
 	struct {
 		_Atomic(struct mesh__task *) mailbox;  /* a stack, newest first; NULL: empty */
 		_Atomic(struct mesh__task *) returned; /* the same, of objects to be freed: not worth a wake-up */
+		_Atomic(void *) spares[MESH__LOOP_SPARES]; /* blocks that other threads may take; NULL: an empty place */
 	} shared;
 
 	/* Everything below: on_loop. */
@@ -127,6 +130,15 @@ void mesh__loop_return(struct mesh__loop *lp, struct mesh__task *task);
 
 /* On a foreign base: turns it until `done` says so or `until_ns`. thread: the base's, outside its callbacks. */
 void mesh__loop_turn_until(struct mesh__loop *lp, bool (*done)(void *), void *user, uint64_t until_ns);
+
+/*
+ * Memory of what any thread may make and this loop frees: calls, answers. On the loop it comes from the pool; elsewhere from a few
+ * spare blocks that go round, so that a thread which makes one after the other allocates nothing; else from the heap. The owner
+ * keeps `from` and gives it back. alloc: thread any, NULL: out of memory; free: on_loop, or by the thread that made it.
+ */
+enum mesh__memory_from { MESH__FROM_HEAP, MESH__FROM_POOL, MESH__FROM_SPARES };
+void *mesh__loop_alloc(struct mesh__loop *lp, size_t bytes, uint8_t *from);
+void mesh__loop_free_memory(struct mesh__loop *lp, void *memory, uint8_t from);
 
 /* thread any. Runs task->run on the loop, in order of posting per thread; false when the loop has stopped (task is not taken). */
 bool mesh__loop_post(struct mesh__loop *lp, struct mesh__task *task);

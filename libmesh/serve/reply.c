@@ -21,7 +21,8 @@ struct mesh__reply_block {
 	struct mesh_header *headers, *trailers;
 	const uint8_t *body;
 	uint64_t body_len;
-	bool is_last, is_pooled, has_message;
+	bool is_last, has_message;
+	uint8_t from; /* enum mesh__memory_from */
 	char status_text[16], length_text[24], grpc_status_text[12];
 };
 
@@ -29,10 +30,7 @@ void mesh__reply_free_blocks(struct mesh_request *request)
 {
 	for (struct mesh__reply_block *block = request->blocks, *next; block; block = next) {
 		next = block->next;
-		if (block->is_pooled)
-			mesh__pool_free(&request->lp->pool, block);
-		else
-			mesh__memory_free(block);
+		mesh__loop_free_memory(request->lp, block, block->from);
 	}
 	request->blocks = NULL;
 }
@@ -135,15 +133,15 @@ static struct mesh__reply_block *new_block(struct mesh_request *request, const s
 		       (with_headers ? list_bytes(reply->headers, reply->header_count) : 0) +
 		       (with_trailers ? list_bytes(reply->trailers, reply->trailer_count) : 0) + (has_message ? GRPC_MESSAGE_MAX : 0) + prefix +
 		       reply->body_len;
-	bool is_pooled = mesh__loop_is_mine(request->lp);
-	struct mesh__reply_block *block = is_pooled ? mesh__pool_alloc(&request->lp->pool, bytes) : mesh__memory_alloc(bytes);
+	uint8_t from;
+	struct mesh__reply_block *block = mesh__loop_alloc(request->lp, bytes, &from);
 	char *room;
 
 	if (!block)
 		return NULL;
 	memset(block, 0, sizeof(*block));
 	block->request = request;
-	block->is_pooled = is_pooled;
+	block->from = from;
 	block->http_status = reply->http_status && !request->is_grpc ? reply->http_status : 200;
 	block->grpc_status = reply->grpc_status;
 	block->headers = (struct mesh_header *)(void *)(block + 1);
@@ -317,10 +315,7 @@ int mesh__request_reply(struct mesh_request *request, const struct mesh_reply *r
 	if (!block)
 		return MESH_E_NOMEM;
 	if (atomic_exchange_explicit(&request->is_answered, true, memory_order_acq_rel)) {
-		if (block->is_pooled)
-			mesh__pool_free(&request->lp->pool, block);
-		else
-			mesh__memory_free(block);
+		mesh__loop_free_memory(request->lp, block, block->from);
 		return MESH_E_STATE;
 	}
 	return hand_in(request, block);
@@ -363,10 +358,7 @@ int mesh__request_finish(struct mesh_request *request, const struct mesh_reply *
 	if (!block)
 		return MESH_E_NOMEM;
 	if (atomic_exchange_explicit(&request->is_answered, true, memory_order_acq_rel)) {
-		if (block->is_pooled)
-			mesh__pool_free(&request->lp->pool, block);
-		else
-			mesh__memory_free(block);
+		mesh__loop_free_memory(request->lp, block, block->from);
 		return MESH_E_STATE;
 	}
 	/* First "nothing follows", then the trailers: the end goes out when both are there. */
