@@ -42,7 +42,7 @@ int mesh_pick(mesh_client *client, struct mesh_pick *pick, struct mesh_error *er
 		mesh__random_init(&thread_random, mesh__random_entropy());
 		thread_random_is_seeded = true;
 	}
-	ep = mesh__service_pick(client->target->service, &thread_random, shard, NULL, 0);
+	ep = mesh__balance_pick(client->target, &thread_random, shard, NULL, 0);
 	if (!ep)
 		return blame(client, err);
 	mesh__counter_add(client->target->picks, shard, 1);

@@ -6,8 +6,6 @@
  * period (which is as long as those read sections), free the old one. Removed endpoints stay until nothing is in flight on them
  * and nobody holds a long reference; a sweep looks once a second.
  */
-/* A read section in line: liburcu says of these functions that the LGPL lets anyone have them so. */
-#define _LGPL_SOURCE
 #include "discovery/source.h"
 
 #include "base/clock.h"
@@ -17,44 +15,26 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "config/config.h"
-#include "discovery/balance_p2c.h"
+#include "discovery/set.h"
 #include "stats/stats.h"
 
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <urcu-bp.h>
 
-/*
- * The thread sanitizer cannot see how a grace period orders threads (the readers' side is a membarrier of the writer), so it is
- * told: what was read before read_unlock() happens before what follows wait_for_readers().
- */
 #ifdef __SANITIZE_THREAD__
-void __tsan_acquire(void *tag);
-void __tsan_release(void *tag);
-static char grace_period;
-#define NOTE_RELEASE() __tsan_release(&grace_period)
-#define NOTE_ACQUIRE() __tsan_acquire(&grace_period)
-#else
-#define NOTE_RELEASE() ((void)0)
-#define NOTE_ACQUIRE() ((void)0)
+char mesh__set_grace_period;
 #endif
-
-static void read_unlock(void)
-{
-	NOTE_RELEASE();
-	urcu_bp_read_unlock();
-}
 
 static void wait_for_readers(void)
 {
 	urcu_bp_synchronize_rcu();
-	NOTE_ACQUIRE();
+	MESH__SET_READERS_GONE();
 }
 
 #define SWEEP_NS MESH__NS_PER_SEC
 
-enum { WHY_MAX = 200, PROBES_MAX = 64, NAME_DISTANCE_MAX = 3 };
+enum { WHY_MAX = 200, NAME_DISTANCE_MAX = 3 };
 
 enum answer { ANSWER_NONE, ANSWER_ABSENT, ANSWER_SET };
 
@@ -66,11 +46,6 @@ struct entry {
 	uint64_t mark;
 	struct mesh__service *service;
 	struct mesh__list node; /* in service->leaving, once removed */
-};
-
-struct set {
-	uint32_t count;
-	struct mesh__endpoint *eps[];
 };
 
 /* What one source said of one service. */
@@ -88,7 +63,7 @@ struct told {
 struct mesh__service {
 	struct mesh__directory *dir;
 	struct mesh__service *next;
-	_Atomic(struct set *) set;
+	mesh__set_slot set;
 	_Atomic int state;
 
 	struct { /* under lock: written on the control loop, read by whoever asks why */
@@ -129,89 +104,14 @@ struct mesh__directory {
 	bool is_stopped;
 };
 
-/* --- the path of a pick --- */
-
-static int32_t load_of(const struct mesh__endpoint *ep, uint32_t shards)
-{
-	int32_t sum = 0;
-
-	for (uint32_t i = 0; i < shards; i++)
-		sum += atomic_load_explicit(&ep->in_flight[i], memory_order_relaxed);
-	return sum;
-}
-
 int32_t mesh__endpoint_in_flight(const struct mesh__endpoint *ep)
 {
-	return load_of(ep, MESH__SHARD_COUNT);
+	return mesh__endpoint_load(ep, MESH__SHARD_COUNT);
 }
 
-static bool is_poor(const struct mesh__endpoint *ep, struct mesh__endpoint *const *avoid, uint32_t avoid_count)
+const mesh__set_slot *mesh__service_set(const struct mesh__service *service)
 {
-	if (atomic_load_explicit(&ep->is_unreachable, memory_order_relaxed))
-		return true;
-	for (uint32_t i = 0; i < avoid_count; i++)
-		if (avoid[i] == ep)
-			return true;
-	return false;
-}
-
-static bool is_tried(const struct mesh__endpoint *ep, struct mesh__endpoint *const *avoid, uint32_t avoid_count)
-{
-	for (uint32_t i = 0; i < avoid_count; i++)
-		if (avoid[i] == ep)
-			return true;
-	return false;
-}
-
-/* Both drawn are poor: walk on from a random place to one that is not; then to one that was at least not tried; else keep. */
-static uint32_t look_further(const struct set *set, struct mesh__random *random, struct mesh__endpoint *const *avoid, uint32_t avoid_count,
-			     uint32_t chosen)
-{
-	uint32_t start = mesh__random_below(random, set->count), untried = UINT32_MAX;
-	uint32_t limit = set->count < PROBES_MAX ? set->count : PROBES_MAX;
-
-	for (uint32_t i = 0; i < limit; i++) {
-		uint32_t at = start + i < set->count ? start + i : start + i - set->count;
-
-		if (!is_poor(set->eps[at], avoid, avoid_count))
-			return at;
-		if (untried == UINT32_MAX && !is_tried(set->eps[at], avoid, avoid_count))
-			untried = at;
-	}
-	return untried != UINT32_MAX ? untried : chosen;
-}
-
-static uint32_t choose(const struct set *set, struct mesh__random *random, struct mesh__endpoint *const *avoid, uint32_t avoid_count)
-{
-	uint32_t a = 0, b = 0, chosen = 0, shards = atomic_load_explicit(&mesh__shard_used, memory_order_relaxed);
-	bool a_is_poor, b_is_poor;
-
-	if (set->count == 1)
-		return 0;
-	mesh__balance_p2c_draw(random, set->count, &a, &b);
-	a_is_poor = is_poor(set->eps[a], avoid, avoid_count);
-	b_is_poor = is_poor(set->eps[b], avoid, avoid_count);
-	if (a_is_poor != b_is_poor)
-		return a_is_poor ? b : a;
-	chosen = mesh__balance_p2c_better(a, load_of(set->eps[a], shards), set->eps[a]->weight, b, load_of(set->eps[b], shards), set->eps[b]->weight);
-	return a_is_poor ? look_further(set, random, avoid, avoid_count, chosen) : chosen;
-}
-
-struct mesh__endpoint *mesh__service_pick(struct mesh__service *service, struct mesh__random *random, uint32_t shard,
-					  struct mesh__endpoint *const *avoid, uint32_t avoid_count)
-{
-	struct mesh__endpoint *ep = NULL;
-	const struct set *set;
-
-	urcu_bp_read_lock();
-	set = atomic_load_explicit(&service->set, memory_order_acquire);
-	if (set && set->count) {
-		ep = set->eps[choose(set, random, avoid, avoid_count)];
-		/* Being in flight is what keeps it alive after the read section. */
-		mesh__shard_add_i32(&ep->in_flight[shard], shard, 1);
-	}
-	read_unlock();
-	return ep;
+	return &service->set;
 }
 
 const char *mesh__service_name(const struct mesh__service *service)
@@ -347,7 +247,7 @@ static void publish(struct mesh__service *service, const struct told *told)
 {
 	uint64_t now_ns = mesh__clock_now_ns();
 	uint32_t wanted = told ? told->count : 0;
-	struct set *set = mesh__memory_alloc(sizeof(*set) + wanted * sizeof(set->eps[0])), *old;
+	struct mesh__set *set = mesh__memory_alloc(sizeof(*set) + wanted * sizeof(set->eps[0])), *old;
 
 	service->must_settle = !set;
 	if (!set)
@@ -656,14 +556,12 @@ static void view_entry(struct mesh__service *service, const struct entry *entry,
 
 int mesh__service_list(struct mesh__service *service, void (*fn)(const struct mesh__endpoint_view *view, void *user), void *user)
 {
-	const struct set *set;
+	const struct mesh__set *set = mesh__set_read_begin(&service->set);
 	int count = 0;
 
-	urcu_bp_read_lock();
-	set = atomic_load_explicit(&service->set, memory_order_acquire);
 	for (uint32_t i = 0; set && i < set->count; i++, count++)
 		view_entry(service, (const struct entry *)(const void *)set->eps[i], false, fn, user);
-	read_unlock();
+	mesh__set_read_end();
 	pthread_mutex_lock(&service->shared.lock);
 	for (struct mesh__list *node = service->shared.leaving.next; node != &service->shared.leaving; node = node->next, count++)
 		view_entry(service, MESH__CONTAINER(node, struct entry, node), true, fn, user);

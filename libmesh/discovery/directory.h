@@ -64,16 +64,28 @@ enum mesh__service_state mesh__service_state(const struct mesh__service *service
 /* Why it is in this state, as a sentence about sources ("local: no server of `users` on this machine; static: not listed"). thread any. */
 void mesh__service_explain(struct mesh__service *service, char *text, size_t capacity);
 
-/*
- * Picks an endpoint and counts it as in flight; mesh__endpoint_done() must follow. Power of two choices over calls in flight.
- * `avoid`: endpoints that this call has tried; taken again only if there is no other. NULL: no usable endpoint.
- * thread any, without a lock; `random` is the thread's own.
- */
-struct mesh__endpoint *mesh__service_pick(struct mesh__service *service, struct mesh__random *random, uint32_t shard,
-					  struct mesh__endpoint *const *avoid, uint32_t avoid_count);
+/* Where the service's snapshot stands; read it with discovery/set.h. thread any; lives as long as the service. */
+struct mesh__set;
+typedef _Atomic(struct mesh__set *) mesh__set_slot;
+const mesh__set_slot *mesh__service_set(const struct mesh__service *service);
+
+/* One more, one less in flight. What is in flight keeps the endpoint alive; begin inside a read section. thread any. */
+static inline void mesh__endpoint_begin(struct mesh__endpoint *ep, uint32_t shard)
+{
+	mesh__shard_add_i32(&ep->in_flight[shard], shard, 1);
+}
 static inline void mesh__endpoint_done(struct mesh__endpoint *ep, uint32_t shard)
 {
 	mesh__shard_add_i32(&ep->in_flight[shard], shard, -1);
+}
+/* The sum over the first `shards` shards: mesh__shard_used of them have ever been written. */
+static inline int32_t mesh__endpoint_load(const struct mesh__endpoint *ep, uint32_t shards)
+{
+	int32_t sum = 0;
+
+	for (uint32_t i = 0; i < shards; i++)
+		sum += atomic_load_explicit(&ep->in_flight[i], memory_order_relaxed);
+	return sum;
 }
 int32_t mesh__endpoint_in_flight(const struct mesh__endpoint *ep);
 

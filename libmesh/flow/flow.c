@@ -55,6 +55,7 @@ static struct mesh__target *new_target(struct mesh__flow *flow, const char *name
 	target->flow = flow;
 	target->name = mesh__service_name(service);
 	target->service = service;
+	target->set = mesh__service_set(service);
 	target->cfg = mesh__config_service(flow->config, name);
 	if (!target->cfg) {
 		mesh__memory_free(target);
@@ -127,7 +128,7 @@ static struct mesh__reach *new_reach(struct mesh__target *target, struct mesh__e
 		return NULL;
 	reach->flow = flow;
 	reach->ep = ep;
-	snprintf(reach->service, sizeof(reach->service), "%s", target->name);
+	reach->service = target->name;
 	mesh__address_print(&ep->address, reach->name);
 	labels = (struct mesh__labels){ .service = reach->service, .endpoint = reach->name, .side = "client" };
 	reach->attempts = mesh__stats_counter(flow->stats, MESH__METRIC_ATTEMPTS_TOTAL, &labels);

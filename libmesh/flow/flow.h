@@ -33,6 +33,7 @@ struct mesh__target {
 	struct mesh__flow *flow;
 	const char *name;
 	struct mesh__service *service;
+	const mesh__set_slot *set; /* its endpoints */
 	const struct mesh__service_config *cfg;
 	struct mesh__service_watch watch; /* on the control loop */
 	struct mesh__task watch_task;
@@ -47,7 +48,8 @@ struct mesh__target {
 struct mesh__reach {
 	struct mesh__flow *flow;
 	struct mesh__endpoint *ep;
-	char service[64], name[MESH__ADDRESS_TEXT_MAX];
+	const char *service; /* the target's */
+	char name[MESH__ADDRESS_TEXT_MAX];
 	mesh__cell *attempts, *in_flight, *sent_bytes, *received_bytes, *conns, *opened, *connect_failures;
 	struct mesh__histogram *latency;
 	struct mesh__outcome_cells ended;
@@ -106,6 +108,13 @@ void mesh__flow_endpoint_freed(struct mesh__endpoint *ep, void *flow);
 
 /* thread any */
 int mesh__flow_target(struct mesh__flow *flow, const char *service, struct mesh__target **out, struct mesh_error *err);
+
+/*
+ * Picks an endpoint and counts it as in flight; mesh__endpoint_done() must follow. NULL: there is none.
+ * thread any, without a lock; `random` is the thread's own.
+ */
+struct mesh__endpoint *mesh__balance_pick(struct mesh__target *target, struct mesh__random *random, uint32_t shard,
+					  struct mesh__endpoint *const *tried, uint32_t tried_count);
 
 /* on_loop: what it takes to reach the endpoint from this loop; NULL: out of memory. */
 struct mesh__reach_loop *mesh__flow_reach(struct mesh__target *target, struct mesh__endpoint *ep, struct mesh__loop *lp);

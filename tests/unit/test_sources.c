@@ -1,5 +1,4 @@
 /* What discovery reads from files of others, and how power of two choices decides: all pure. */
-#include "discovery/balance_p2c.h"
 #include "discovery/source.h"
 
 #include <setjmp.h>
@@ -94,61 +93,12 @@ static void registry_entries_are_read_and_lies_refused(void **state)
 	assert_int_equal(found.address.port, 80);
 }
 
-static void the_less_loaded_of_two_wins_per_unit_of_weight(void **state)
-{
-	(void)state;
-	assert_int_equal(mesh__balance_p2c_better(0, 5, 1, 1, 3, 1), 1);
-	assert_int_equal(mesh__balance_p2c_better(0, 3, 1, 1, 5, 1), 0);
-	assert_int_equal(mesh__balance_p2c_better(0, 3, 1, 1, 3, 1), 0);
-	assert_int_equal(mesh__balance_p2c_better(0, 3, 1, 1, 5, 2), 1);
-	assert_int_equal(mesh__balance_p2c_better(0, 0, 1, 1, 0, 5), 1);
-}
-
-static void two_different_endpoints_are_drawn_evenly(void **state)
-{
-	struct mesh__random random;
-	uint32_t seen[5] = { 0 }, first, second;
-
-	(void)state;
-	mesh__random_init(&random, 1);
-	for (int i = 0; i < 100000; i++) {
-		mesh__balance_p2c_draw(&random, 5, &first, &second);
-		assert_true(first < 5 && second < 5 && first != second);
-		seen[first]++;
-		seen[second]++;
-	}
-	for (int i = 0; i < 5; i++)
-		assert_in_range(seen[i], 39000, 41000);
-}
-
-/* Mitzenmacher's result in small: with two choices the fullest of n bins stays within log log n of the mean. */
-static void load_stays_even(void **state)
-{
-	static int64_t load[100];
-	struct mesh__random random;
-	uint32_t first, second, chosen;
-	int64_t largest = 0;
-
-	(void)state;
-	mesh__random_init(&random, 2);
-	for (int i = 0; i < 100000; i++) {
-		mesh__balance_p2c_draw(&random, 100, &first, &second);
-		chosen = mesh__balance_p2c_better(first, load[first], 1, second, load[second], 1);
-		if (++load[chosen] > largest)
-			largest = load[chosen];
-	}
-	assert_true(largest <= 1000 + 5);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(endpoint_files_are_read),
 		cmocka_unit_test(broken_endpoint_files_are_refused_with_the_place),
 		cmocka_unit_test(registry_entries_are_read_and_lies_refused),
-		cmocka_unit_test(the_less_loaded_of_two_wins_per_unit_of_weight),
-		cmocka_unit_test(two_different_endpoints_are_drawn_evenly),
-		cmocka_unit_test(load_stays_even),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
