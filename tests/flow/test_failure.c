@@ -144,6 +144,7 @@ static void every_failing_allocation_is_an_ordinary_error(void **state)
 		mesh *m = NULL;
 		int rc;
 
+		err = (struct mesh_error)MESH_ERROR_INIT;
 		opts.service = "self";
 		mesh__memory_fail_after(nth);
 		rc = mesh_open(&opts, &m, &err);
