@@ -27,7 +27,7 @@ struct mesh__announcement;
 struct mesh__endpoint {
 	_Atomic int32_t in_flight[MESH__SHARD_COUNT]; /* by thread; only the sum means something */
 	struct mesh__address address;
-	uint16_t weight;
+	_Atomic uint16_t weight; /* may change while picks read it */
 	atomic_bool is_removed;
 	atomic_bool is_unreachable; /* the last try to connect failed: picked only if nothing better is there */
 	uint8_t source;        /* index of the directory's source */
@@ -73,6 +73,8 @@ struct mesh__endpoint *mesh__service_pick(struct mesh__service *service, struct 
 					  struct mesh__endpoint *const *avoid, uint32_t avoid_count);
 static inline void mesh__endpoint_done(struct mesh__endpoint *ep, uint32_t shard)
 {
+	/* With it the endpoint may be freed: what was read of it was read before. */
+	atomic_thread_fence(memory_order_release);
 	mesh__shard_add_i32(&ep->in_flight[shard], shard, -1);
 }
 int32_t mesh__endpoint_in_flight(const struct mesh__endpoint *ep);
@@ -89,7 +91,10 @@ struct mesh__service_watch {
 void mesh__service_watch_add(struct mesh__service *service, struct mesh__service_watch *watch); /* on the control loop */
 void mesh__service_watch_remove(struct mesh__service_watch *watch);
 
-/* Lists the endpoints, also those that left the set and still have calls. thread any; `fn` must not wait. */
+/*
+ * Lists the endpoints, also those that left the set and still have calls. thread any; `fn` runs in it, under no lock.
+ * Returns their number, or MESH_E_NOMEM.
+ */
 struct mesh__endpoint_view {
 	const struct mesh__endpoint *ep;
 	const char *source;
