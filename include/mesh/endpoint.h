@@ -60,7 +60,14 @@ struct mesh_endpoint_info {
 };
 typedef void (*mesh_endpoint_fn)(const struct mesh_endpoint_info *info, void *user);
 
-/* Lists the endpoints of now. returns their number, or an error as mesh_pick(). thread any but inside `fn`. since 0.1 */
+/*
+ * Lists the endpoints of now, with those that have left and still have calls.
+ *
+ * thread   any; `fn` runs in it, once per endpoint, under no lock, and may call any function
+ * returns  their number, or MESH_E_NO_NAME and MESH_E_NO_ENDPOINT as mesh_pick() if there is none
+ * errors   MESH_E_INVALID (NULL), MESH_E_FORKED, MESH_E_CLOSING, MESH_E_NOMEM
+ * since    0.1
+ */
 MESH_API int mesh_endpoints_list(mesh_client *client, mesh_endpoint_fn fn, void *user);
 
 #ifdef __cplusplus

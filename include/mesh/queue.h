@@ -52,21 +52,31 @@ MESH_API int mesh_queue_new(mesh *m, mesh_queue **out, struct mesh_error *err);
 /*
  * Takes up to `max` events. Set events[0].size to sizeof(struct mesh_event): it is the stride of the array.
  *
- * thread   any, several at once; each event is given out once
- * time     waits up to timeout_ms for the first; 0 does not wait; UINT32_MAX waits for ever
- * returns  the number taken, 0 if time ran out, or MESH_E_INVALID, MESH_E_FORKED,
- *          MESH_E_CLOSING (the mesh has closed and no event is left)
+ * thread   any, several at once; each event is given out once. Not while waiting on a loop: nothing would turn it meanwhile
+ * time     waits up to timeout_ms for the first; 0 does not wait; UINT32_MAX waits for ever. It does not turn a foreign
+ *          event_base: wait for the descriptor there instead
+ * returns  the number taken, 0 if time ran out, or MESH_E_INVALID (NULL, or a size that holds no event), MESH_E_FORKED,
+ *          MESH_E_CLOSING (the mesh has closed and no event is left, or the queue was freed)
  * since    0.1
  */
 MESH_API int mesh_queue_next(mesh_queue *q, struct mesh_event *events, uint32_t max, uint32_t timeout_ms);
 
-/* A descriptor to poll for reading; stays the queue's; do not read it. Level-triggered: readable until the queue is empty. since 0.1 */
+/*
+ * A descriptor to poll for reading; do not read it. Level-triggered: readable until the queue is empty, and for good once
+ * mesh_queue_next() would say MESH_E_CLOSING.
+ *
+ * thread   any
+ * memory   stays the queue's
+ * errors   MESH_E_INVALID (NULL), MESH_E_FORKED
+ * since    0.1
+ */
 MESH_API int mesh_queue_fd(const mesh_queue *q);
 
 /*
- * Frees the queue; waiting threads return MESH_E_CLOSING; later events for it are dropped (their requests are refused).
+ * Frees the queue. Threads that wait in mesh_queue_next() return MESH_E_CLOSING; events that wait in it, and later ones, are
+ * dropped (their requests are answered with an error).
  *
- * thread   any; not while another thread may still enter mesh_queue_next() on it
+ * thread   any; not while another thread may still enter a function of it
  * memory   NULL is fine
  * since    0.1
  */

@@ -9,8 +9,6 @@
 
 enum { MESH__LOOPS_MAX = 64 };
 
-struct mesh__queue_entry;
-
 struct mesh {
 	atomic_uint refs; /* the opener's, and one per client, server and queue: they may be freed after mesh_close() */
 	atomic_bool is_closing;
@@ -26,8 +24,7 @@ struct mesh {
 	bool has_foreign_base;
 	struct {
 		pthread_mutex_t lock;
-		struct mesh__list servers;
-		struct mesh__queue_entry *queues;
+		struct mesh__list servers, queues;
 	} shared;
 };
 

@@ -18,11 +18,6 @@
 
 #define POLL_NS (2 * MESH__NS_PER_MS)
 
-struct mesh__queue_entry {
-	struct mesh__queue_entry *next;
-	mesh_queue *queue;
-};
-
 const char *mesh_version(void)
 {
 	return "0.1.0";
@@ -224,6 +219,7 @@ int mesh_open(const struct mesh_options *opts, mesh **out, struct mesh_error *er
 	m->generation = mesh__descriptors_generation();
 	pthread_mutex_init(&m->shared.lock, NULL);
 	mesh__list_init(&m->shared.servers);
+	mesh__list_init(&m->shared.queues);
 	rc = open_all(m, opts, err);
 	if (rc) {
 		close_all(m);
@@ -314,8 +310,6 @@ static void stop_loop(struct mesh__task *task, struct mesh__loop *lp)
 
 static void close_all(mesh *m)
 {
-	struct mesh__queue_entry *entry;
-
 	/* The control loop last: the others' endpoints end on it. */
 	for (uint32_t i = m->loop_count; i-- > 0;) {
 		struct stop stop = { .task.run = stop_loop, .m = m };
@@ -323,12 +317,10 @@ static void close_all(mesh *m)
 		if (m->lps[i])
 			mesh__loop_stop(m->lps[i], &stop.task);
 	}
-	while ((entry = m->shared.queues)) {
-		m->shared.queues = entry->next;
-		mesh__queue_shut(entry->queue);
-		mesh__queue_unref(entry->queue);
-		mesh__memory_free(entry);
-	}
+	pthread_mutex_lock(&m->shared.lock);
+	for (struct mesh__list *node = m->shared.queues.next; node != &m->shared.queues; node = node->next)
+		mesh__queue_shut(mesh__queue_linked(node));
+	pthread_mutex_unlock(&m->shared.lock);
 	mesh__directory_free(m->directory);
 	mesh__flow_free(m->flow);
 	for (uint32_t i = 0; i < m->loop_count; i++)
@@ -360,25 +352,35 @@ void mesh_close(mesh *m)
 int mesh_queue_new(mesh *m, mesh_queue **out, struct mesh_error *err)
 {
 	int rc = mesh__handle_check(m, err);
-	struct mesh__queue_entry *entry;
+	struct mesh__queue_link *link;
 
 	if (rc)
 		return rc;
 	if (!out)
 		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "there is no place for the queue: out is NULL");
-	entry = mesh__memory_zalloc(sizeof(*entry));
-	if (!entry)
-		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for a queue");
-	rc = mesh__queue_new(&entry->queue, err);
-	if (rc) {
-		mesh__memory_free(entry);
+	rc = mesh__queue_new(out, err);
+	if (rc)
 		return rc;
-	}
-	mesh__queue_ref(entry->queue);
-	*out = entry->queue;
+	link = mesh__queue_link(*out);
+	link->owner = m;
+	mesh__handle_ref(m);
 	pthread_mutex_lock(&m->shared.lock);
-	entry->next = m->shared.queues;
-	m->shared.queues = entry;
+	mesh__list_append(&m->shared.queues, &link->node);
 	pthread_mutex_unlock(&m->shared.lock);
 	return 0;
+}
+
+void mesh_queue_free(mesh_queue *q)
+{
+	mesh *m;
+
+	/* In a forked child the lock may be held by a thread that is not there. */
+	if (!q || !mesh__queue_is_ours(q))
+		return;
+	m = mesh__queue_link(q)->owner;
+	pthread_mutex_lock(&m->shared.lock);
+	mesh__list_remove(&mesh__queue_link(q)->node);
+	pthread_mutex_unlock(&m->shared.lock);
+	mesh__queue_free(q);
+	mesh__handle_unref(m);
 }

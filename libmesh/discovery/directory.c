@@ -177,6 +177,7 @@ static void sweep_service(struct mesh__service *service)
 		mesh__list_append(&gone, node);
 	}
 	pthread_mutex_unlock(&service->shared.lock);
+	atomic_thread_fence(memory_order_acquire); /* see mesh__endpoint_done() */
 	while ((node = mesh__list_take_first(&gone)))
 		free_entry(service->dir, MESH__CONTAINER(node, struct entry, node));
 }
@@ -254,6 +255,7 @@ static void publish(struct mesh__service *service, const struct told *told)
 		return;
 	set->count = 0;
 	service->mark++;
+	pthread_mutex_lock(&service->shared.lock); /* who lists the endpoints reads what is written here */
 	for (uint32_t i = 0; i < wanted; i++) {
 		struct entry *entry = find_or_make(service, &told->found[i], now_ns);
 
@@ -263,10 +265,11 @@ static void publish(struct mesh__service *service, const struct told *told)
 			continue;
 		entry->mark = service->mark;
 		entry->last_seen_ns = now_ns;
-		entry->ep.weight = told->found[i].weight ? told->found[i].weight : 1;
+		atomic_store_explicit(&entry->ep.weight, told->found[i].weight ? told->found[i].weight : 1, memory_order_relaxed);
 		entry->ep.source = told->source->index;
 		set->eps[set->count++] = &entry->ep;
 	}
+	pthread_mutex_unlock(&service->shared.lock);
 	old = atomic_exchange_explicit(&service->set, set, memory_order_acq_rel);
 	remove_unmarked(service);
 	mesh__gauge_set(service->endpoints, set->count);
@@ -544,29 +547,56 @@ void mesh__service_watch_remove(struct mesh__service_watch *watch)
 		mesh__list_remove(&watch->node);
 }
 
-static void view_entry(struct mesh__service *service, const struct entry *entry, bool is_draining,
-		       void (*fn)(const struct mesh__endpoint_view *, void *), void *user)
+/* Under lock. The reference keeps what the view points to. */
+static struct mesh__endpoint_view view_of(struct mesh__service *service, struct entry *entry, bool is_draining)
 {
 	struct mesh__endpoint_view view = { &entry->ep, "", entry->first_seen_ns, entry->last_seen_ns, is_draining };
 
-	if (entry->ep.source < service->dir->source_count)
-		view.source = service->dir->sources[entry->ep.source]->ops->scheme;
-	fn(&view, user);
+	for (uint32_t i = 0; i < service->shared.told_count; i++)
+		if (service->shared.told[i].source->index == entry->ep.source)
+			view.source = service->shared.told[i].source->ops->scheme;
+	mesh__endpoint_ref(&entry->ep);
+	return view;
+}
+
+/* Under lock and inside a read section. NULL: out of memory. */
+static struct mesh__endpoint_view *take_views(struct mesh__service *service, const struct mesh__set *set, uint32_t *count)
+{
+	uint32_t wanted = set ? set->count : 0, n = 0;
+	struct mesh__endpoint_view *views;
+	struct mesh__list *node;
+
+	for (node = service->shared.leaving.next; node != &service->shared.leaving; node = node->next)
+		wanted++;
+	views = mesh__memory_zalloc_array(wanted + 1, sizeof(*views));
+	if (!views)
+		return NULL;
+	for (uint32_t i = 0; set && i < set->count; i++)
+		views[n++] = view_of(service, (struct entry *)(void *)set->eps[i], false);
+	for (node = service->shared.leaving.next; node != &service->shared.leaving; node = node->next)
+		views[n++] = view_of(service, MESH__CONTAINER(node, struct entry, node), true);
+	*count = n;
+	return views;
 }
 
 int mesh__service_list(struct mesh__service *service, void (*fn)(const struct mesh__endpoint_view *view, void *user), void *user)
 {
-	const struct mesh__set *set = mesh__set_read_begin(&service->set);
-	int count = 0;
+	struct mesh__endpoint_view *views;
+	uint32_t count = 0;
 
-	for (uint32_t i = 0; set && i < set->count; i++, count++)
-		view_entry(service, (const struct entry *)(const void *)set->eps[i], false, fn, user);
-	mesh__set_read_end();
+	/* `fn` is a stranger's: it may take its time, or ask us again, so nothing may be held while it runs. */
 	pthread_mutex_lock(&service->shared.lock);
-	for (struct mesh__list *node = service->shared.leaving.next; node != &service->shared.leaving; node = node->next, count++)
-		view_entry(service, MESH__CONTAINER(node, struct entry, node), true, fn, user);
+	views = take_views(service, mesh__set_read_begin(&service->set), &count);
+	mesh__set_read_end();
 	pthread_mutex_unlock(&service->shared.lock);
-	return count;
+	if (!views)
+		return MESH_E_NOMEM;
+	for (uint32_t i = 0; i < count; i++) {
+		fn(&views[i], user);
+		mesh__endpoint_unref((struct mesh__endpoint *)(uintptr_t)views[i].ep);
+	}
+	mesh__memory_free(views);
+	return (int)count;
 }
 
 /* --- announcing --- */

@@ -27,7 +27,7 @@ struct mesh__announcement;
 struct mesh__endpoint {
 	_Atomic int32_t in_flight[MESH__SHARD_COUNT]; /* by thread; only the sum means something */
 	struct mesh__address address;
-	uint16_t weight;
+	_Atomic uint16_t weight; /* may change while picks read it */
 	atomic_bool is_removed;
 	atomic_bool is_unreachable; /* the last try to connect failed: picked only if nothing better is there */
 	uint8_t source;        /* index of the directory's source */
@@ -76,6 +76,8 @@ static inline void mesh__endpoint_begin(struct mesh__endpoint *ep, uint32_t shar
 }
 static inline void mesh__endpoint_done(struct mesh__endpoint *ep, uint32_t shard)
 {
+	/* With it the endpoint may be freed: what was read of it was read before. */
+	atomic_thread_fence(memory_order_release);
 	mesh__shard_add_i32(&ep->in_flight[shard], shard, -1);
 }
 /* The sum over the first `shards` shards: mesh__shard_used of them have ever been written. */
@@ -101,7 +103,10 @@ struct mesh__service_watch {
 void mesh__service_watch_add(struct mesh__service *service, struct mesh__service_watch *watch); /* on the control loop */
 void mesh__service_watch_remove(struct mesh__service_watch *watch);
 
-/* Lists the endpoints, also those that left the set and still have calls. thread any; `fn` must not wait. */
+/*
+ * Lists the endpoints, also those that left the set and still have calls. thread any; `fn` runs in it, under no lock.
+ * Returns their number, or MESH_E_NOMEM.
+ */
 struct mesh__endpoint_view {
 	const struct mesh__endpoint *ep;
 	const char *source;

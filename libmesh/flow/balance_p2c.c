@@ -34,6 +34,11 @@ static uint32_t look_further(const struct mesh__candidates *among, struct mesh__
 	return untried != UINT32_MAX ? untried : chosen;
 }
 
+static uint16_t weight_of(const struct mesh__endpoint *ep)
+{
+	return atomic_load_explicit(&ep->weight, memory_order_relaxed);
+}
+
 uint32_t mesh__balance_p2c(const struct mesh__candidates *among, struct mesh__random *random)
 {
 	const struct mesh__endpoint *first, *second;
@@ -49,7 +54,7 @@ uint32_t mesh__balance_p2c(const struct mesh__candidates *among, struct mesh__ra
 		return a_is_poor ? b : a;
 	first = among->eps[a];
 	second = among->eps[b];
-	chosen = mesh__balance_p2c_better(a, mesh__endpoint_load(first, among->shards), first->weight, b,
-					  mesh__endpoint_load(second, among->shards), second->weight);
+	chosen = mesh__balance_p2c_better(a, mesh__endpoint_load(first, among->shards), weight_of(first), b,
+					  mesh__endpoint_load(second, among->shards), weight_of(second));
 	return a_is_poor ? look_further(among, random, chosen) : chosen;
 }

@@ -8,14 +8,15 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stddef.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 struct mesh_queue {
 	atomic_uint refs;
-	atomic_bool is_shut;
+	atomic_bool is_shut;  /* nothing is put in any more */
+	atomic_bool is_freed; /* and nobody takes out what is in it */
+	struct mesh__queue_link link;
 	_Atomic(struct mesh__queue_node *) pushed; /* newest first */
 	int fd;
 	uint32_t generation;
@@ -44,6 +45,21 @@ int mesh__queue_new(mesh_queue **out, struct mesh_error *err)
 	q->takers.last = &q->takers.first;
 	*out = q;
 	return 0;
+}
+
+struct mesh__queue_link *mesh__queue_link(mesh_queue *q)
+{
+	return &q->link;
+}
+
+mesh_queue *mesh__queue_linked(struct mesh__list *node)
+{
+	return MESH__CONTAINER(node, mesh_queue, link.node);
+}
+
+bool mesh__queue_is_ours(const mesh_queue *q)
+{
+	return q->generation == mesh__descriptors_generation();
 }
 
 void mesh__queue_ref(mesh_queue *q)
@@ -109,7 +125,12 @@ bool mesh__queue_push(mesh_queue *q, struct mesh__queue_node *node, const struct
 	head = atomic_load_explicit(&q->pushed, memory_order_relaxed);
 	do
 		node->next = head;
-	while (!atomic_compare_exchange_weak_explicit(&q->pushed, &head, node, memory_order_release, memory_order_relaxed));
+	while (!atomic_compare_exchange_weak(&q->pushed, &head, node));
+	/* Freed since we looked above: then whoever freed it may have emptied it already. */
+	if (atomic_load(&q->is_freed)) {
+		drop_all(q);
+		return true;
+	}
 	/* An eventfd only refuses when its counter is full, and then it is readable already. */
 	if (!head)
 		(void)!write(q->fd, &one, sizeof(one));
@@ -134,8 +155,12 @@ static uint32_t take(mesh_queue *q, struct mesh_event *events, uint32_t max)
 	*last = NULL;
 	if (!q->takers.first) {
 		q->takers.last = &q->takers.first;
-		/* Empty: the descriptor goes quiet; then look again, since a push before the read may have gone unseen. */
-		if (read(q->fd, &count, sizeof(count)) > 0 && atomic_load_explicit(&q->pushed, memory_order_acquire)) {
+		/*
+		 * Empty: the descriptor goes quiet; then look again, since a push before the read may have gone unseen. Once it
+		 * is shut it stays readable: others may wait for it, too, and nothing will wake them again.
+		 */
+		if (read(q->fd, &count, sizeof(count)) > 0 &&
+		    (atomic_load_explicit(&q->pushed, memory_order_acquire) || atomic_load_explicit(&q->is_shut, memory_order_acquire))) {
 			count = 1;
 			(void)!write(q->fd, &count, sizeof(count));
 		}
@@ -157,14 +182,10 @@ static uint32_t take(mesh_queue *q, struct mesh_event *events, uint32_t max)
 	return n;
 }
 
-int mesh_queue_next(mesh_queue *q, struct mesh_event *events, uint32_t max, uint32_t timeout_ms)
+static int next(mesh_queue *q, struct mesh_event *events, uint32_t max, uint32_t timeout_ms)
 {
 	uint64_t deadline_ns = timeout_ms == UINT32_MAX ? UINT64_MAX : mesh__clock_now_ns() + timeout_ms * MESH__NS_PER_MS;
 
-	if (!q || !events || !max || events[0].size < offsetof(struct mesh_event, token))
-		return MESH_E_INVALID;
-	if (q->generation != mesh__descriptors_generation())
-		return MESH_E_FORKED;
 	for (;;) {
 		struct pollfd ready = { .fd = q->fd, .events = POLLIN };
 		uint32_t n = take(q, events, max);
@@ -186,9 +207,26 @@ int mesh_queue_next(mesh_queue *q, struct mesh_event *events, uint32_t max, uint
 	}
 }
 
+int mesh_queue_next(mesh_queue *q, struct mesh_event *events, uint32_t max, uint32_t timeout_ms)
+{
+	int rc;
+
+	/* All fields of an event must fit: a request that is not handed out would be lost. */
+	if (!q || !events || !max || events[0].size < sizeof(*events) || events[0].size % _Alignof(struct mesh_event))
+		return MESH_E_INVALID;
+	if (!mesh__queue_is_ours(q))
+		return MESH_E_FORKED;
+	/* It may be freed while we wait. */
+	mesh__queue_ref(q);
+	rc = next(q, events, max, timeout_ms);
+	mesh__queue_unref(q);
+	return rc;
+}
+
 int mesh_queue_fd(const mesh_queue *q)
 {
-	return q ? q->fd : -1;
+	/* In a child the number may be somebody else's by now. */
+	return !q ? MESH_E_INVALID : mesh__queue_is_ours(q) ? q->fd : MESH_E_FORKED;
 }
 
 void mesh__queue_shut(mesh_queue *q)
@@ -196,16 +234,15 @@ void mesh__queue_shut(mesh_queue *q)
 	const uint64_t one = 1;
 
 	atomic_store_explicit(&q->is_shut, true, memory_order_release);
-	if (q->generation == mesh__descriptors_generation())
+	if (mesh__queue_is_ours(q))
 		(void)!write(q->fd, &one, sizeof(one));
 }
 
-void mesh_queue_free(mesh_queue *q)
+void mesh__queue_free(mesh_queue *q)
 {
-	if (!q)
-		return;
+	atomic_store(&q->is_freed, true);
 	mesh__queue_shut(q);
-	if (q->generation == mesh__descriptors_generation())
+	if (mesh__queue_is_ours(q))
 		drop_all(q);
 	mesh__queue_unref(q);
 }

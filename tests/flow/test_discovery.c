@@ -443,6 +443,105 @@ static void picking_an_unknown_name_says_so(void **state)
 	mesh_close(m);
 }
 
+struct asking {
+	mesh_client *client;
+	int listed, draining, inner;
+};
+
+static void count_inner(const struct mesh_endpoint_info *info, void *user)
+{
+	(void)info;
+	++*(int *)user;
+}
+
+static void ask_again_inside(const struct mesh_endpoint_info *info, void *user)
+{
+	struct asking *asking = user;
+	struct mesh_pick pick = { .size = sizeof(pick) };
+	struct mesh_error err = MESH_ERROR_INIT;
+
+	asking->listed++;
+	asking->draining += info->is_draining;
+	assert_string_equal(info->source, "file");
+	assert_int_equal(mesh_pick(asking->client, &pick, &err), MESH_E_NO_NAME);
+	mesh_endpoints_list(asking->client, count_inner, &asking->inner);
+}
+
+/* Who lists holds nothing of ours: it may list, pick and fail again, inside. */
+static void a_listing_may_be_interrupted_by_another(void **state)
+{
+	struct mesh_pick held = { .size = sizeof(held) };
+	struct asking asking = { 0 };
+	char uri[160];
+	mesh *m;
+
+	(void)state;
+	alarm(60);
+	snprintf(file_path, sizeof(file_path), "%s/listing.json", test_dir);
+	replace_file("{\"services\": {\"users\": [\"10.0.0.1:1\"]}}");
+	snprintf(uri, sizeof(uri), "file:%s", file_path);
+	m = OPEN_MESH("caller", "discovery", uri);
+	asking.client = new_client(m, "users");
+	WAIT_FOR(mesh_pick(asking.client, &held, NULL) == 0);
+	replace_file("{\"services\": {}}");
+	WAIT_FOR(list(asking.client).draining == 1);
+	assert_int_equal(mesh_endpoints_list(asking.client, ask_again_inside, &asking), 1);
+	assert_int_equal(asking.listed, 1);
+	assert_int_equal(asking.draining, 1);
+	assert_int_equal(asking.inner, 1);
+	assert_int_equal(mesh_report(asking.client, &held, MESH_OUTCOME_OK, 1), 0);
+	mesh_client_free(asking.client);
+	mesh_close(m);
+	alarm(0);
+}
+
+struct picking {
+	mesh_client *client;
+	_Atomic bool stop;
+};
+
+static void *pick_and_list(void *user)
+{
+	struct picking *picking = user;
+	struct mesh_pick pick = { .size = sizeof(pick) };
+
+	while (!atomic_load(&picking->stop)) {
+		if (mesh_pick(picking->client, &pick, NULL) == 0)
+			mesh_report(picking->client, &pick, MESH_OUTCOME_OK, 1);
+		list(picking->client);
+	}
+	return NULL;
+}
+
+static void sets_and_weights_change_while_others_pick(void **state)
+{
+	struct picking picking = { 0 };
+	char uri[160], text[256];
+	pthread_t threads[3];
+	mesh *m;
+
+	(void)state;
+	snprintf(file_path, sizeof(file_path), "%s/weights.json", test_dir);
+	replace_file("{\"services\": {\"users\": [\"10.0.0.1:1\", \"10.0.0.2:1\"]}}");
+	snprintf(uri, sizeof(uri), "file:%s", file_path);
+	m = OPEN_MESH("caller", "discovery", uri);
+	picking.client = new_client(m, "users");
+	WAIT_FOR(list(picking.client).count == 2);
+	for (int i = 0; i < 3; i++)
+		pthread_create(&threads[i], NULL, pick_and_list, &picking);
+	for (int i = 1; i <= 50; i++) {
+		snprintf(text, sizeof(text), "{\"services\": {\"users\": [{\"address\": \"10.0.0.1:1\", \"weight\": %d}, \"10.0.0.%d:1\"]}}", i, i + 2);
+		replace_file(text);
+		poll(NULL, 0, 2);
+	}
+	WAIT_FOR(strstr(list(picking.client).addresses, "10.0.0.52:1"));
+	atomic_store(&picking.stop, true);
+	for (int i = 0; i < 3; i++)
+		pthread_join(threads[i], NULL);
+	mesh_client_free(picking.client);
+	mesh_close(m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -458,6 +557,8 @@ int main(void)
 		cmocka_unit_test(the_first_source_that_knows_a_name_wins),
 		cmocka_unit_test(picks_come_from_any_thread_and_are_spread_and_counted),
 		cmocka_unit_test(picking_an_unknown_name_says_so),
+		cmocka_unit_test(a_listing_may_be_interrupted_by_another),
+		cmocka_unit_test(sets_and_weights_change_while_others_pick),
 	};
 
 	cmocka_set_test_filter(getenv("TEST_FILTER")); /* one test alone: TEST_FILTER=name */
