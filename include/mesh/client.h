@@ -161,7 +161,10 @@ MESH_API const char *mesh_call_trailer(const mesh_call *call, const char *name, 
 MESH_API int mesh_call_header_at(const mesh_call *call, uint32_t index, struct mesh_header *out, int *is_trailer);
 MESH_API void mesh_call_error(const mesh_call *call, struct mesh_error *err);
 
-/* Where the time of a finished call went, in nanoseconds, and whom it met. */
+/*
+ * Where the time of a finished call went, in nanoseconds, step by step, and whom it met. What is left of the total went into
+ * earlier attempts.
+ */
 struct mesh_call_info {
 	uint32_t size;
 	uint32_t attempts;
@@ -170,7 +173,7 @@ struct mesh_call_info {
 	uint64_t resolve_ns;   /* waiting for the name */
 	uint64_t connect_ns;   /* waiting for a connection or a free stream, all attempts */
 	uint64_t send_ns;      /* until the request was handed to the socket, last attempt */
-	uint64_t wait_ns;      /* until the first byte of the answer, last attempt */
+	uint64_t wait_ns;      /* from there until the first byte of the answer, last attempt */
 	uint64_t receive_ns;   /* until the last byte, last attempt */
 	uint64_t sent_bytes, received_bytes; /* bodies; for gRPC with the five bytes before each message */
 	char endpoint[64];     /* of the last attempt */

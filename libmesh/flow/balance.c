@@ -33,7 +33,7 @@ enum mesh__verdict mesh__step_balance(struct mesh_call *call)
 	call->attempt.reach = NULL;
 	call->attempt.code = 0;
 	call->attempt.unprocessed = call->attempt.never_sent = false;
-	call->attempt.opened_ns = call->attempt.headers_ns = 0;
+	call->attempt.opened_ns = call->attempt.headers_ns = call->info.send_ns = 0;
 	call->attempt.picked_ns = call->lp->now_ns;
 	call->tried[call->attempts++] = ep;
 	return MESH__GO;

@@ -53,6 +53,20 @@ static void complete_error(struct mesh_call *call)
 	memcpy(err->endpoint, call->info.endpoint, sizeof(err->endpoint));
 }
 
+/* Sending, waiting, receiving, one after the other: an answer may begin before the request is complete, and may never come. */
+static void split_attempt(struct mesh_call *call, uint64_t now_ns)
+{
+	struct mesh_call_info *info = &call->info;
+	uint64_t answer_ns = call->attempt.headers_ns ? call->attempt.headers_ns : now_ns;
+
+	if (!call->attempt.opened_ns)
+		return;
+	if (info->send_ns > answer_ns - call->attempt.opened_ns)
+		info->send_ns = answer_ns - call->attempt.opened_ns;
+	info->wait_ns = answer_ns - call->attempt.opened_ns - info->send_ns;
+	info->receive_ns = now_ns - answer_ns;
+}
+
 void mesh__step_record(struct mesh_call *call)
 {
 	struct mesh__target *target = call->target;
@@ -63,10 +77,7 @@ void mesh__step_record(struct mesh_call *call)
 
 	info->attempts = call->attempts;
 	info->total_ns = now_ns - call->start_ns;
-	if (call->attempt.headers_ns) {
-		info->wait_ns = call->attempt.headers_ns - call->attempt.opened_ns;
-		info->receive_ns = now_ns - call->attempt.headers_ns;
-	}
+	split_attempt(call, now_ns);
 	info->sent_bytes = call->attempt.stream.sent_bytes;
 	info->received_bytes = call->attempt.stream.received_bytes;
 	if (call->attempt.reach)
