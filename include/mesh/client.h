@@ -153,7 +153,7 @@ MESH_API void mesh_message_release(struct mesh_message *message);
 MESH_API int mesh_call_http_status(const mesh_call *call);          /* 0: no answer */
 MESH_API int mesh_call_grpc_status(const mesh_call *call);          /* also mapped from failures of our own */
 MESH_API const char *mesh_call_grpc_message(const mesh_call *call); /* "" if none */
-MESH_API const void *mesh_call_body(const mesh_call *call, uint64_t *len);
+MESH_API const void *mesh_call_body(const mesh_call *call, uint64_t *len); /* gRPC: only a whole message; HTTP: what came */
 /* The value of a header or trailer (gRPC "-bin": decoded); NULL if absent; several of one name are joined with ", ". */
 MESH_API const char *mesh_call_header(const mesh_call *call, const char *name, uint64_t *len);
 MESH_API const char *mesh_call_trailer(const mesh_call *call, const char *name, uint64_t *len);

@@ -316,10 +316,14 @@ const char *mesh_call_grpc_message(const mesh_call *call)
 const void *mesh_call_body(const mesh_call *call, uint64_t *len)
 {
 	uint64_t prefix = call && call->is_grpc ? MESH__GRPC_PREFIX_BYTES : 0;
+	uint32_t announced;
 
 	if (len)
 		*len = 0;
 	if (!is_done(call) || call->answer_len < prefix || !call->answer)
+		return NULL;
+	/* Half a message may well parse as a message: nobody gets to see it. */
+	if (prefix && (!mesh__grpc_read_prefix(call->answer, &announced) || call->answer_len != prefix + announced))
 		return NULL;
 	if (len)
 		*len = call->answer_len - prefix;

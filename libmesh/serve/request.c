@@ -219,7 +219,7 @@ static void refuse_body(struct mesh_request *request, int rc)
 		mesh__server_count_refused(request->server, "message_bytes");
 		mesh__request_refuse(request, 413, MESH__GRPC_RESOURCE_EXHAUSTED, "the message is larger than allowed");
 	} else if (rc == MESH_E_PROTOCOL) {
-		mesh__request_refuse(request, 400, MESH__GRPC_UNIMPLEMENTED, "a compressed message, though no compression is supported");
+		mesh__request_refuse(request, 400, MESH__GRPC_INTERNAL, "a message is marked as compressed, but grpc-encoding names no compression");
 	} else {
 		mesh__request_refuse(request, 503, MESH__GRPC_RESOURCE_EXHAUSTED, "out of memory");
 	}
