@@ -11,17 +11,19 @@ enum { HEADERS_MAX = 128, PATH_BYTES_MAX = 8192 };
 
 int mesh_client_new(mesh *m, const char *service, mesh_client **out, struct mesh_error *err)
 {
-	int rc = mesh__handle_check(m, err);
 	mesh_client *client;
+	int rc;
 
-	if (rc)
-		return rc;
 	if (!service || !out)
 		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "a client needs the name of a service, and a place for itself");
 	client = mesh__memory_zalloc(sizeof(*client));
 	if (!client)
 		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for a client");
-	rc = mesh__flow_target(m->flow, service, &client->target, err);
+	rc = mesh__handle_enter(m, err);
+	if (!rc) {
+		rc = mesh__flow_target(m->flow, service, &client->target, err);
+		mesh__handle_leave(m);
+	}
 	if (rc) {
 		mesh__memory_free(client);
 		return rc;
@@ -39,13 +41,6 @@ void mesh_client_free(mesh_client *client)
 		return;
 	mesh__handle_unref(client->mesh);
 	mesh__memory_free(client);
-}
-
-static int check_client(const mesh_client *client, struct mesh_error *err)
-{
-	if (!client)
-		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the client is NULL");
-	return mesh__handle_check(client->mesh, err);
 }
 
 /* --- arguments --- */
@@ -149,18 +144,11 @@ static void emit(struct mesh_call *call, uint32_t type)
 
 /* --- calling --- */
 
-int mesh_client_start(mesh_client *client, const struct mesh_call_options *opts, mesh_call **out, struct mesh_error *err)
+static int start(mesh_client *client, const struct mesh_call_options *opts, mesh_call **out, struct mesh_error *err)
 {
-	int rc = check_client(client, err);
+	int rc = check_options(client, opts, err);
 	struct mesh_call *call;
 
-	if (out)
-		*out = NULL;
-	if (rc)
-		return rc;
-	if (!opts)
-		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the call's options are NULL");
-	rc = check_options(client, opts, err);
 	if (rc)
 		return rc;
 	if (mesh__call_new(client->target, opts, &call))
@@ -179,6 +167,25 @@ int mesh_client_start(mesh_client *client, const struct mesh_call_options *opts,
 		*out = NULL;
 	}
 	return mesh__fault(err, rc, MESH_STAGE_NONE, "%s: the mesh is closing", client->target->name);
+}
+
+int mesh_client_start(mesh_client *client, const struct mesh_call_options *opts, mesh_call **out, struct mesh_error *err)
+{
+	mesh *m = client ? client->mesh : NULL;
+	int rc;
+
+	if (out)
+		*out = NULL;
+	if (!client || !opts)
+		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the client or the call's options are NULL");
+	/* First it counts, then we look whether the mesh closes: so what we read below stays until it has ended or we are out. */
+	atomic_fetch_add(&m->live_calls, 1);
+	rc = mesh__handle_check(m, err);
+	if (!rc)
+		rc = start(client, opts, out, err);
+	if (rc)
+		atomic_fetch_sub_explicit(&m->live_calls, 1, memory_order_release);
+	return rc;
 }
 
 int mesh_client_call(mesh_client *client, const struct mesh_call_options *opts, mesh_call **out, struct mesh_error *err)

@@ -104,14 +104,16 @@ static void list_one(const struct mesh__endpoint_view *view, void *user)
 int mesh_endpoints_list(mesh_client *client, mesh_endpoint_fn fn, void *user)
 {
 	struct listing listing = { fn, user };
-	int rc = check(client, NULL);
+	int rc;
 
-	if (rc)
-		return rc;
-	if (!fn)
+	if (!client || !fn)
 		return MESH_E_INVALID;
-	rc = mesh__service_list(client->target->service, list_one, &listing);
+	rc = mesh__handle_enter(client->mesh, NULL);
 	if (rc)
 		return rc;
-	return mesh__service_state(client->target->service) == MESH__SERVICE_EMPTY ? MESH_E_NO_ENDPOINT : MESH_E_NO_NAME;
+	rc = mesh__service_list(client->target->service, list_one, &listing);
+	if (rc == 0)
+		rc = mesh__service_state(client->target->service) == MESH__SERVICE_EMPTY ? MESH_E_NO_ENDPOINT : MESH_E_NO_NAME;
+	mesh__handle_leave(client->mesh);
+	return rc;
 }

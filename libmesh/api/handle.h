@@ -12,6 +12,7 @@ enum { MESH__LOOPS_MAX = 64 };
 struct mesh {
 	atomic_uint refs; /* the opener's, and one per client, server and queue: they may be freed after mesh_close() */
 	atomic_bool is_closing;
+	_Atomic int64_t live_calls; /* started, or about to be, and not ended: closing waits for them, and draining */
 	uint32_t generation; /* of the process that opened it: base/descriptors.h */
 	struct mesh__log log;
 	char service[256];
@@ -22,6 +23,7 @@ struct mesh {
 	struct mesh__loop *lps[MESH__LOOPS_MAX];
 	uint32_t loop_count;
 	bool has_foreign_base;
+	pthread_mutex_t life; /* recursive; held while it closes, and by who needs it to stay open: mesh__handle_enter() */
 	struct {
 		pthread_mutex_t lock;
 		struct mesh__list servers, queues;
@@ -38,10 +40,17 @@ struct mesh_client {
 int mesh__handle_refuse(const mesh *m, struct mesh_error *err);
 static inline int mesh__handle_check(const mesh *m, struct mesh_error *err)
 {
-	if (m && m->generation == mesh__descriptors_generation() && !atomic_load_explicit(&m->is_closing, memory_order_acquire))
+	if (m && m->generation == mesh__descriptors_generation() && !atomic_load(&m->is_closing))
 		return 0;
 	return mesh__handle_refuse(m, err);
 }
+/*
+ * The same, and until mesh__handle_leave() the mesh does not close. Not for the path of a call, and not around anything that
+ * waits for a loop's callback. On a loop it takes no lock: closing waits for the loops anyway.
+ */
+int mesh__handle_enter(mesh *m, struct mesh_error *err);
+void mesh__handle_leave(mesh *m);
+bool mesh__handle_is_on_loop(const mesh *m); /* inside a callback of one of its loops: closing would wait for itself */
 void mesh__handle_ref(mesh *m);
 void mesh__handle_unref(mesh *m);
 

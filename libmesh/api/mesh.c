@@ -42,6 +42,33 @@ int mesh__handle_refuse(const mesh *m, struct mesh_error *err)
 	return mesh__fault(err, MESH_E_CLOSING, MESH_STAGE_NONE, "the mesh is closing");
 }
 
+int mesh__handle_enter(mesh *m, struct mesh_error *err)
+{
+	int rc = mesh__handle_check(m, err);
+
+	if (rc || mesh__loop_is_any())
+		return rc;
+	pthread_mutex_lock(&m->life);
+	rc = mesh__handle_check(m, err);
+	if (rc)
+		pthread_mutex_unlock(&m->life);
+	return rc;
+}
+
+void mesh__handle_leave(mesh *m)
+{
+	if (!mesh__loop_is_any())
+		pthread_mutex_unlock(&m->life);
+}
+
+bool mesh__handle_is_on_loop(const mesh *m)
+{
+	for (uint32_t i = 0; i < m->loop_count; i++)
+		if (mesh__loop_is_mine(m->lps[i]))
+			return true;
+	return false;
+}
+
 void mesh__handle_ref(mesh *m)
 {
 	atomic_fetch_add_explicit(&m->refs, 1, memory_order_relaxed);
@@ -52,7 +79,19 @@ void mesh__handle_unref(mesh *m)
 	if (atomic_fetch_sub_explicit(&m->refs, 1, memory_order_acq_rel) != 1)
 		return;
 	pthread_mutex_destroy(&m->shared.lock);
+	pthread_mutex_destroy(&m->life);
 	mesh__memory_free(m);
+}
+
+static void init_locks(mesh *m)
+{
+	pthread_mutexattr_t attr;
+
+	pthread_mutexattr_init(&attr);
+	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE); /* a callback that lists options may ask for one */
+	pthread_mutex_init(&m->life, &attr);
+	pthread_mutexattr_destroy(&attr);
+	pthread_mutex_init(&m->shared.lock, NULL);
 }
 
 /* --- log --- */
@@ -120,7 +159,7 @@ static int open_loops(mesh *m, void *base, struct mesh_error *err)
 
 static int open_paths(mesh *m, struct mesh_error *err)
 {
-	struct mesh__flow_options flow_opts = { m->config, m->stats, &m->log, m->lps, m->loop_count };
+	struct mesh__flow_options flow_opts = { m->config, m->stats, &m->log, m->lps, m->loop_count, &m->live_calls };
 	struct mesh__directory_options directory_opts;
 	int rc = mesh__flow_new(&flow_opts, &m->flow);
 
@@ -217,7 +256,7 @@ int mesh_open(const struct mesh_options *opts, mesh **out, struct mesh_error *er
 	}
 	atomic_init(&m->refs, 1);
 	m->generation = mesh__descriptors_generation();
-	pthread_mutex_init(&m->shared.lock, NULL);
+	init_locks(m);
 	mesh__list_init(&m->shared.servers);
 	mesh__list_init(&m->shared.queues);
 	rc = open_all(m, opts, err);
@@ -232,10 +271,15 @@ int mesh_open(const struct mesh_options *opts, mesh **out, struct mesh_error *er
 
 /* --- draining --- */
 
+static bool is_closed_meanwhile(void *user)
+{
+	return atomic_load(&((mesh *)user)->is_closing);
+}
+
 static bool is_quiet(void *user)
 {
 	mesh *m = user;
-	bool quiet = atomic_load_explicit(&m->flow->live_calls, memory_order_relaxed) == 0;
+	bool quiet = atomic_load_explicit(&m->live_calls, memory_order_relaxed) == 0;
 
 	pthread_mutex_lock(&m->shared.lock);
 	for (struct mesh__list *node = m->shared.servers.next; node != &m->shared.servers; node = node->next)
@@ -244,10 +288,9 @@ static bool is_quiet(void *user)
 	return quiet;
 }
 
-static bool never(void *user)
+static bool is_quiet_or_closed(void *user)
 {
-	(void)user;
-	return false;
+	return is_closed_meanwhile(user) || is_quiet(user);
 }
 
 static void wait_until(mesh *m, bool (*done)(void *), uint64_t until_ns)
@@ -270,6 +313,34 @@ static void each_server(mesh *m, void (*act)(mesh_server *))
 	pthread_mutex_unlock(&m->shared.lock);
 }
 
+/* Entered and left around each step, but not while it waits: closing ends a drain. */
+static int drain(mesh *m, struct mesh_error *err)
+{
+	uint64_t delay_ns, timeout_ns;
+	bool has_servers;
+	int rc = mesh__handle_enter(m, err);
+
+	if (rc)
+		return rc;
+	delay_ns = mesh__config_ns(m->config, MESH__OPTION_DRAIN_DELAY, NULL);
+	timeout_ns = mesh__config_ns(m->config, MESH__OPTION_DRAIN_TIMEOUT, NULL);
+	each_server(m, mesh__server_withdraw);
+	has_servers = !mesh__list_is_empty(&m->shared.servers);
+	mesh__handle_leave(m);
+	if (has_servers)
+		wait_until(m, is_closed_meanwhile, mesh__clock_now_ns() + delay_ns);
+	rc = mesh__handle_enter(m, err);
+	if (rc)
+		return rc;
+	each_server(m, mesh__server_drain);
+	mesh__handle_leave(m);
+	wait_until(m, is_quiet_or_closed, mesh__clock_now_ns() + timeout_ns);
+	rc = mesh__handle_check(m, err);
+	if (rc || is_quiet(m))
+		return rc;
+	return mesh__fault(err, MESH_E_DEADLINE, MESH_STAGE_NONE, "calls or requests were still in flight after drain.timeout");
+}
+
 int mesh_drain(mesh *m, struct mesh_error *err)
 {
 	int rc = mesh__handle_check(m, err);
@@ -278,14 +349,10 @@ int mesh_drain(mesh *m, struct mesh_error *err)
 		return rc;
 	if (mesh__loop_is_any())
 		return mesh__fault(err, MESH_E_WRONG_THREAD, MESH_STAGE_NONE, "mesh_drain() waits, and must not be called on a loop");
-	each_server(m, mesh__server_withdraw);
-	if (!mesh__list_is_empty(&m->shared.servers))
-		wait_until(m, never, mesh__clock_now_ns() + mesh__config_ns(m->config, MESH__OPTION_DRAIN_DELAY, NULL));
-	each_server(m, mesh__server_drain);
-	wait_until(m, is_quiet, mesh__clock_now_ns() + mesh__config_ns(m->config, MESH__OPTION_DRAIN_TIMEOUT, NULL));
-	if (is_quiet(m))
-		return 0;
-	return mesh__fault(err, MESH_E_DEADLINE, MESH_STAGE_NONE, "calls or requests were still in flight after drain.timeout");
+	mesh__handle_ref(m);
+	rc = drain(m, err);
+	mesh__handle_unref(m);
+	return rc;
 }
 
 /* --- closing --- */
@@ -308,6 +375,15 @@ static void stop_loop(struct mesh__task *task, struct mesh__loop *lp)
 		mesh__directory_stop(m->directory);
 }
 
+/* Whoever counted a call before it could see that we close is still on its way in or out: what it reads must stay. */
+static void wait_for_starters(const mesh *m)
+{
+	const struct timespec pause = { 0, (long)MESH__NS_PER_MS };
+
+	while (atomic_load(&m->live_calls))
+		nanosleep(&pause, NULL);
+}
+
 static void close_all(mesh *m)
 {
 	/* The control loop last: the others' endpoints end on it. */
@@ -317,6 +393,7 @@ static void close_all(mesh *m)
 		if (m->lps[i])
 			mesh__loop_stop(m->lps[i], &stop.task);
 	}
+	wait_for_starters(m);
 	pthread_mutex_lock(&m->shared.lock);
 	for (struct mesh__list *node = m->shared.queues.next; node != &m->shared.queues; node = node->next)
 		mesh__queue_shut(mesh__queue_linked(node));
@@ -340,10 +417,18 @@ void mesh_close(mesh *m)
 	/* In a forked child all that the parent's threads were doing is frozen in some middle: touch nothing. */
 	if (!m || m->generation != mesh__descriptors_generation())
 		return;
-	if (atomic_exchange_explicit(&m->is_closing, true, memory_order_acq_rel))
+	if (mesh__handle_is_on_loop(m)) {
+		mesh__log_write(&m->log, MESH_LOG_ERROR, "mesh_close() was called inside a callback, and did nothing: it would wait for itself");
 		return;
+	}
+	pthread_mutex_lock(&m->life);
+	if (atomic_exchange(&m->is_closing, true)) {
+		pthread_mutex_unlock(&m->life);
+		return;
+	}
 	each_server(m, mark_stopped);
 	close_all(m);
+	pthread_mutex_unlock(&m->life);
 	mesh__handle_unref(m);
 }
 
@@ -351,22 +436,26 @@ void mesh_close(mesh *m)
 
 int mesh_queue_new(mesh *m, mesh_queue **out, struct mesh_error *err)
 {
-	int rc = mesh__handle_check(m, err);
 	struct mesh__queue_link *link;
+	int rc;
 
-	if (rc)
-		return rc;
 	if (!out)
 		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "there is no place for the queue: out is NULL");
-	rc = mesh__queue_new(out, err);
+	rc = mesh__handle_enter(m, err);
 	if (rc)
 		return rc;
+	rc = mesh__queue_new(out, err);
+	if (rc) {
+		mesh__handle_leave(m);
+		return rc;
+	}
 	link = mesh__queue_link(*out);
 	link->owner = m;
 	mesh__handle_ref(m);
 	pthread_mutex_lock(&m->shared.lock);
 	mesh__list_append(&m->shared.queues, &link->node);
 	pthread_mutex_unlock(&m->shared.lock);
+	mesh__handle_leave(m);
 	return 0;
 }
 

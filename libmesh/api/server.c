@@ -7,27 +7,19 @@
 
 #include <string.h>
 
-static int check_server(const mesh_server *server, struct mesh_error *err)
+static int enter(const mesh_server *server, struct mesh_error *err)
 {
 	if (!server)
 		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the server is NULL");
-	return mesh__handle_check(server->mesh, err);
+	return mesh__handle_enter(server->mesh, err);
 }
 
-int mesh_server_new(mesh *m, const struct mesh_server_options *opts, mesh_server **out, struct mesh_error *err)
+static int new_server(mesh *m, const struct mesh_server_options *opts, mesh_server **out, struct mesh_error *err)
 {
-	static const struct mesh_server_options plain = { .size = sizeof(plain) };
-	int rc = mesh__handle_check(m, err);
 	struct mesh__server_options inner;
 	const char *listen, *why;
+	int rc;
 
-	if (rc)
-		return rc;
-	opts = opts ? opts : &plain;
-	if (!out)
-		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "there is no place for the server: out is NULL");
-	if (opts->size < sizeof(*opts))
-		return mesh__fault(err, MESH_E_VERSION, MESH_STAGE_NONE, "mesh_server_options.size is %u, expected %zu", opts->size, sizeof(*opts));
 	inner = (struct mesh__server_options){ m->config, m->stats, m->directory, &m->log, m->lps, m->loop_count,
 					       opts->service ? opts->service : m->service, { 0 } };
 	listen = opts->listen ? opts->listen : mesh__config_text(m->config, MESH__OPTION_LISTEN, NULL);
@@ -47,35 +39,65 @@ int mesh_server_new(mesh *m, const struct mesh_server_options *opts, mesh_server
 	return 0;
 }
 
-int mesh_server_handle(mesh_server *server, const char *path, uint32_t flags, mesh_request_fn fn, void *user, struct mesh_error *err)
+int mesh_server_new(mesh *m, const struct mesh_server_options *opts, mesh_server **out, struct mesh_error *err)
 {
-	struct mesh__handler like = { .flags = flags, .fn = fn, .user = user };
-	int rc = check_server(server, err);
+	static const struct mesh_server_options plain = { .size = sizeof(plain) };
+	int rc;
+
+	opts = opts ? opts : &plain;
+	if (!out)
+		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "there is no place for the server: out is NULL");
+	if (opts->size < sizeof(*opts))
+		return mesh__fault(err, MESH_E_VERSION, MESH_STAGE_NONE, "mesh_server_options.size is %u, expected %zu", opts->size, sizeof(*opts));
+	if (opts->flags)
+		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "mesh_server_options.flags has bits that mean nothing: 0x%x", opts->flags);
+	rc = mesh__handle_enter(m, err);
+	if (rc)
+		return rc;
+	rc = new_server(m, opts, out, err);
+	mesh__handle_leave(m);
+	return rc;
+}
+
+static int handle(mesh_server *server, const char *path, const struct mesh__handler *like, struct mesh_error *err)
+{
+	int rc = enter(server, err);
 
 	if (rc)
 		return rc;
-	if (!path || !fn)
-		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "a handler needs a path and a function");
-	return mesh__server_handle(server, path, &like, err);
+	if (!path || (!like->fn && !like->queue))
+		rc = mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "a handler needs a path, and a function or a queue");
+	else if (like->flags & ~(uint32_t)(MESH_HANDLER_GRPC | MESH_HANDLER_STREAM))
+		rc = mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "%.64s: the handler's flags have bits that mean nothing: 0x%x", path, like->flags);
+	else
+		rc = mesh__server_handle(server, path, like, err);
+	mesh__handle_leave(server->mesh);
+	return rc;
+}
+
+int mesh_server_handle(mesh_server *server, const char *path, uint32_t flags, mesh_request_fn fn, void *user, struct mesh_error *err)
+{
+	struct mesh__handler like = { .flags = flags, .fn = fn, .user = user };
+
+	return handle(server, path, &like, err);
 }
 
 int mesh_server_handle_queue(mesh_server *server, const char *path, uint32_t flags, mesh_queue *queue, uint64_t token, struct mesh_error *err)
 {
 	struct mesh__handler like = { .flags = flags, .queue = queue, .token = token };
-	int rc = check_server(server, err);
 
-	if (rc)
-		return rc;
-	if (!path || !queue)
-		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "a handler needs a path and a queue");
-	return mesh__server_handle(server, path, &like, err);
+	return handle(server, path, &like, err);
 }
 
 int mesh_server_start(mesh_server *server, struct mesh_error *err)
 {
-	int rc = check_server(server, err);
+	int rc = enter(server, err);
 
-	return rc ? rc : mesh__server_start(server, err);
+	if (rc)
+		return rc;
+	rc = mesh__server_start(server, err);
+	mesh__handle_leave(server->mesh);
+	return rc;
 }
 
 const char *mesh_server_address(const mesh_server *server)
@@ -85,11 +107,13 @@ const char *mesh_server_address(const mesh_server *server)
 
 int mesh_server_set_health(mesh_server *server, const char *service, int is_serving)
 {
-	int rc = check_server(server, NULL);
+	int rc = enter(server, NULL);
 
 	if (rc)
 		return rc;
-	return service ? mesh__health_set(server, service, is_serving) : MESH_E_INVALID;
+	rc = service ? mesh__health_set(server, service, is_serving) : MESH_E_INVALID;
+	mesh__handle_leave(server->mesh);
+	return rc;
 }
 
 struct stop {
@@ -106,28 +130,34 @@ static void stop_on_loop(struct mesh__task *task, struct mesh__loop *lp)
 	mesh__server_stop_loop(stop->server, stop->index);
 }
 
-void mesh_server_free(mesh_server *server)
+static void stop_all_loops(mesh_server *server, mesh *m)
 {
-	mesh *m = server ? server->mesh : NULL;
-
-	if (!m || server->generation != mesh__descriptors_generation())
-		return;
-	if (atomic_load(&m->is_closing)) {
-		/* mesh_close() has ended it on every loop. */
-		mesh__list_remove(&server->node);
-		mesh__server_free(server);
-		mesh__handle_unref(m);
-		return;
-	}
 	mesh__server_withdraw(server);
 	for (uint32_t i = 0; i < m->loop_count; i++) {
 		struct stop stop = { .task.run = stop_on_loop, .server = server, .index = i };
 
 		mesh__loop_call(m->lps[i], &stop.task);
 	}
+}
+
+void mesh_server_free(mesh_server *server)
+{
+	mesh *m = server ? server->mesh : NULL;
+
+	if (!m || server->generation != mesh__descriptors_generation())
+		return;
+	if (mesh__loop_is_any()) {
+		mesh__log_write(server->opts.log, MESH_LOG_ERROR,
+				"mesh_server_free() was called inside a callback, and did nothing: it would wait for itself");
+		return;
+	}
+	pthread_mutex_lock(&m->life);
+	if (!atomic_load(&m->is_closing)) /* else mesh_close() has ended it on every loop */
+		stop_all_loops(server, m);
 	pthread_mutex_lock(&m->shared.lock);
 	mesh__list_remove(&server->node);
 	pthread_mutex_unlock(&m->shared.lock);
+	pthread_mutex_unlock(&m->life);
 	mesh__server_free(server);
 	mesh__handle_unref(m);
 }

@@ -122,7 +122,7 @@ void mesh__call_end(struct mesh_call *call)
 	mesh__attempt_let_go(call);
 	mesh__list_remove(&call->node);
 	mesh__call_target_loop(call)->in_flight--;
-	atomic_fetch_sub_explicit(&call->target->flow->live_calls, 1, memory_order_relaxed);
+	atomic_fetch_sub_explicit(call->target->flow->live_calls, 1, memory_order_release);
 	if (call->pipe)
 		mesh__pipe_end(call->pipe, call->code);
 	atomic_store_explicit(&call->has_result, true, memory_order_release);
@@ -158,10 +158,8 @@ static void take(struct mesh__task *task, struct mesh__loop *lp)
 int mesh__call_start(struct mesh_call *call)
 {
 	call->task.run = take;
-	atomic_fetch_add_explicit(&call->target->flow->live_calls, 1, memory_order_relaxed);
 	if (mesh__loop_post(call->lp, &call->task))
 		return 0;
-	atomic_fetch_sub_explicit(&call->target->flow->live_calls, 1, memory_order_relaxed);
 	mesh__call_unref(call);
 	return MESH_E_CLOSING;
 }

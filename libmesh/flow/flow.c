@@ -277,6 +277,7 @@ int mesh__flow_new(const struct mesh__flow_options *opts, struct mesh__flow **ou
 	flow->log = opts->log;
 	flow->lps = opts->lps;
 	flow->loop_count = opts->loop_count;
+	flow->live_calls = opts->live_calls;
 	pthread_mutex_init(&flow->shared.lock, NULL);
 	mesh__map_init(&flow->shared.targets);
 	read_limits(flow);

@@ -87,7 +87,7 @@ struct mesh__flow {
 	} shared;
 	atomic_uint next_loop;
 	atomic_bool is_closing; /* no new calls */
-	_Atomic int64_t live_calls; /* started and not ended; for draining */
+	_Atomic int64_t *live_calls; /* the mesh's: counted by who starts one, counted down here */
 	struct mesh__flow_loop loops[];
 };
 
@@ -97,6 +97,7 @@ struct mesh__flow_options {
 	const struct mesh__log *log;
 	struct mesh__loop *const *lps;
 	uint32_t loop_count;
+	_Atomic int64_t *live_calls;
 };
 
 int mesh__flow_new(const struct mesh__flow_options *opts, struct mesh__flow **out);

@@ -17,6 +17,7 @@
 
 #include <errno.h>
 #include <event2/event.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -30,7 +31,8 @@ static _Thread_local struct mesh__loop *current_loop;
 enum {
 	DESCRIPTORS_PER_BASE = 6,
 	ROUNDS_PER_TURN_MAX = 16, /* deferred work that keeps making deferred work yields to the descriptors after so many rounds */
-	THREAD_STACK_BYTES = 1024 * 1024
+	THREAD_STACK_BYTES = 1024 * 1024,
+	WAKERS_WAIT_MS = 1000 /* longer than any thread is between two instructions */
 };
 
 /* What `mailbox` holds once the loop takes nothing any more. */
@@ -159,15 +161,38 @@ static void on_turn_end(evutil_socket_t fd, short what, void *user)
 	mesh__loop_leave(outer);
 }
 
+static void take_mail(struct mesh__loop *lp, struct mesh__task *instead)
+{
+	struct mesh__task *newest = atomic_exchange_explicit(&lp->shared.mailbox, instead, memory_order_acq_rel);
+
+	lp->wakes_due += newest != NULL;
+	run_stack(lp, newest);
+}
+
+/*
+ * Who posted the first task of a batch wakes us after we can see the task. It must be done with the descriptor before that is
+ * closed: its number may be somebody else's file next.
+ */
+static void wait_for_wakers(struct mesh__loop *lp)
+{
+	struct pollfd ready = { .fd = lp->wake_fd, .events = POLLIN };
+	uint64_t count;
+
+	for (int i = 0; lp->wakes_due > 0 && i < WAKERS_WAIT_MS; i++)
+		if (poll(&ready, 1, 1) == 1 && read(lp->wake_fd, &count, sizeof(count)) > 0)
+			lp->wakes_due -= (int64_t)count;
+}
+
 static void on_wake(struct mesh__watch *watch, struct mesh__loop *lp, int what)
 {
 	uint64_t count;
 
 	(void)what;
 	/* First the descriptor, then the mailbox: a task posted in between writes the descriptor again. */
-	if (read(watch->fd, &count, sizeof(count)) < 0 && errno == EAGAIN)
+	if (read(watch->fd, &count, sizeof(count)) < 0)
 		return;
-	run_stack(lp, atomic_exchange_explicit(&lp->shared.mailbox, NULL, memory_order_acquire));
+	lp->wakes_due -= (int64_t)count;
+	take_mail(lp, NULL);
 }
 
 bool mesh__loop_post(struct mesh__loop *lp, struct mesh__task *task)
@@ -402,8 +427,11 @@ static void end_all(struct mesh__loop *lp, struct mesh__task *last)
 	if (last)
 		last->run(last, lp);
 	finish_turn(lp);
-	run_stack(lp, atomic_exchange_explicit(&lp->shared.mailbox, &closed_mark, memory_order_acq_rel));
-	finish_turn(lp);
+	take_mail(lp, &closed_mark);
+	do
+		finish_turn(lp);
+	while (lp->deferred_first);
+	wait_for_wakers(lp);
 	lp->is_closed = true;
 }
 

@@ -97,6 +97,7 @@ struct mesh__loop {
 	uint64_t wheel_tick;                     /* ticks before this one have fired */
 	uint64_t armed_tick;                     /* what the timerfd is set to; UINT64_MAX: unset */
 	int timer_fd, wake_fd;
+	int64_t wakes_due; /* batches of mail taken whose wake-up has not been read: who posted them still uses wake_fd */
 	struct mesh__watch timer_watch, wake_watch;
 
 	struct mesh__timer heartbeat;

@@ -140,6 +140,157 @@ static void requests_may_outlive_server_and_mesh(void **state)
 	mesh_client_free(client);
 }
 
+/* ---- closing while others are at it ---- */
+
+struct busy {
+	mesh *m;
+	mesh_client *client;
+	mesh_server *server;
+	_Atomic int begun;
+};
+
+static void ignore_endpoint(const struct mesh_endpoint_info *info, void *user)
+{
+	(void)info;
+	(void)user;
+}
+
+/* Whatever it does, it does until it hears that the mesh is closing. */
+static void *start_until_closed(void *user)
+{
+	struct busy *busy = user;
+	struct mesh_call_options opts = grpc_call("/t.S/Echo", "x", 1);
+	struct mesh_error err = MESH_ERROR_INIT;
+	mesh_call *call;
+	int rc;
+
+	while ((rc = mesh_client_start(busy->client, &opts, &call, &err)) == 0) {
+		if (atomic_fetch_add(&busy->begun, 1) % 3 == 0)
+			mesh_call_cancel(call);
+		if (mesh_call_wait(call, 10000, &err) == MESH_E_AGAIN)
+			rc = MESH_E_AGAIN;
+		mesh_call_unref(call);
+		if (rc)
+			break;
+	}
+	return (void *)(intptr_t)rc;
+}
+
+static void *manage_until_closed(void *user)
+{
+	struct busy *busy = user;
+	mesh_client *client;
+	mesh_queue *q;
+	char text[32];
+	int rc;
+
+	while ((rc = mesh_client_new(busy->m, "self", &client, NULL)) == 0) {
+		mesh_client_free(client);
+		rc = mesh_queue_new(busy->m, &q, NULL);
+		if (rc)
+			break;
+		mesh_queue_free(q);
+		rc = mesh_options_set(busy->m, "timeout@self", "10s", NULL);
+		if (rc)
+			break;
+		rc = (int)mesh_options_get(busy->m, "timeout", "self", text, sizeof(text));
+		if (rc < 0)
+			break;
+		rc = mesh_endpoints_list(busy->client, ignore_endpoint, NULL);
+		if (rc < 0 && rc != MESH_E_NO_NAME && rc != MESH_E_NO_ENDPOINT)
+			break;
+	}
+	return (void *)(intptr_t)rc;
+}
+
+static void closing_stops_whoever_is_about_to_start(void **state)
+{
+	int times = getenv("MESH_TEST_FEWER") ? 10 : 50;
+
+	(void)state;
+	for (int i = 0; i < times; i++) {
+		struct busy busy = { .m = OPEN_MESH("self") };
+		pthread_t threads[4];
+		void *result;
+
+		busy.server = serve_echo(busy.m);
+		busy.client = new_client(busy.m, "self");
+		for (int k = 0; k < 4; k++)
+			pthread_create(&threads[k], NULL, k < 3 ? start_until_closed : manage_until_closed, &busy);
+		WAIT_FOR(atomic_load(&busy.begun) > 5);
+		mesh_close(busy.m);
+		for (int k = 0; k < 4; k++) {
+			pthread_join(threads[k], &result);
+			assert_int_equal((intptr_t)result, MESH_E_CLOSING);
+		}
+		mesh_client_free(busy.client);
+		mesh_server_free(busy.server);
+	}
+}
+
+static void *free_server(void *server)
+{
+	mesh_server_free(server);
+	return NULL;
+}
+
+static void a_server_may_be_freed_while_its_mesh_drains_or_closes(void **state)
+{
+	int times = getenv("MESH_TEST_FEWER") ? 10 : 50;
+
+	(void)state;
+	for (int i = 0; i < times; i++) {
+		mesh *m = OPEN_MESH("self", "drain.delay", "0");
+		mesh_server *servers[2] = { serve_echo(m), serve_echo(m) };
+		pthread_t threads[2];
+
+		for (int k = 0; k < 2; k++)
+			pthread_create(&threads[k], NULL, free_server, servers[k]);
+		if (i % 2)
+			mesh_drain(m, NULL);
+		mesh_close(m);
+		for (int k = 0; k < 2; k++)
+			pthread_join(threads[k], NULL);
+	}
+}
+
+struct unwise {
+	mesh *m;
+	mesh_server *server;
+	_Atomic int calls;
+};
+
+static void close_inside(mesh_request *request, void *user)
+{
+	struct unwise *unwise = user;
+
+	mesh_close(unwise->m);
+	mesh_server_free(unwise->server);
+	atomic_fetch_add(&unwise->calls, 1);
+	answer_echo(request, NULL);
+}
+
+/* It would wait for itself. So it does nothing but say so, and all goes on. */
+static void closing_inside_a_callback_is_refused(void **state)
+{
+	struct unwise unwise = { .m = OPEN_MESH("self") };
+	mesh_client *client;
+
+	(void)state;
+	alarm(60);
+	unwise.server = new_server(unwise.m, NULL);
+	add_handler(unwise.server, "*", MESH_HANDLER_GRPC, close_inside, &unwise);
+	start_server(unwise.server);
+	client = new_client(unwise.m, "self");
+	expect_call(client, 0);
+	expect_call(client, 0);
+	assert_int_equal(atomic_load(&unwise.calls), 2);
+	mesh_client_free(client);
+	mesh_server_free(unwise.server);
+	mesh_close(unwise.m);
+	alarm(0);
+}
+
 /* ---- the caller's loop ---- */
 
 static void count_done(const struct mesh_event *event, void *user)
@@ -384,6 +535,35 @@ static void a_drain_that_takes_too_long_says_so(void **state)
 	mesh_close(m);
 }
 
+static void closing_ends_a_drain(void **state)
+{
+	mesh *m = OPEN_MESH("self", "drain.delay", "0", "drain.timeout", "60s");
+	mesh_server *server = new_server(m, NULL);
+	mesh_client *client = new_client(m, "self");
+	struct mesh_call_options opts = grpc_call("/t.S/Park", "x", 1);
+	mesh_request *_Atomic parked = NULL;
+	pthread_t thread;
+	mesh_call *call;
+	void *result;
+
+	(void)state;
+	alarm(50);
+	add_handler(server, "/t.S/Park", MESH_HANDLER_GRPC, park, (void *)(uintptr_t)&parked);
+	start_server(server);
+	assert_int_equal(mesh_client_start(client, &opts, &call, NULL), 0);
+	WAIT_FOR(atomic_load(&parked));
+	pthread_create(&thread, NULL, drain, m);
+	poll(NULL, 0, 50);
+	mesh_close(m);
+	pthread_join(thread, &result);
+	assert_int_equal((intptr_t)result, MESH_E_CLOSING);
+	mesh_request_unref(parked);
+	mesh_call_unref(call);
+	mesh_client_free(client);
+	mesh_server_free(server);
+	alarm(0);
+}
+
 /* Replicas are replaced one by one under load, from several threads: nobody notices. */
 struct load {
 	mesh_client *client;
@@ -452,6 +632,9 @@ int main(void)
 		cmocka_unit_test(things_may_be_freed_after_their_mesh),
 		cmocka_unit_test(closing_ends_every_call_once_with_its_reason),
 		cmocka_unit_test(requests_may_outlive_server_and_mesh),
+		cmocka_unit_test(closing_stops_whoever_is_about_to_start),
+		cmocka_unit_test(a_server_may_be_freed_while_its_mesh_drains_or_closes),
+		cmocka_unit_test(closing_inside_a_callback_is_refused),
 		cmocka_unit_test(a_foreign_loop_runs_everything_in_its_own_thread),
 		cmocka_unit_test(several_loops_share_the_work),
 #ifndef TEST_UNDER_THREAD_SANITIZER /* it cannot follow a fork of several threads */
@@ -461,6 +644,7 @@ int main(void)
 		cmocka_unit_test(exec_leaks_no_descriptor),
 		cmocka_unit_test(draining_lets_what_is_in_flight_end),
 		cmocka_unit_test(a_drain_that_takes_too_long_says_so),
+		cmocka_unit_test(closing_ends_a_drain),
 		cmocka_unit_test(a_rolling_restart_loses_no_call),
 	};
 
