@@ -11,6 +11,7 @@
  * until the next tick, so that a dead service is not hammered.
  */
 #include "command.h"
+#include "counters.h"
 #include "histogram.h"
 #include "output.h"
 #include "payload.h"
@@ -589,6 +590,8 @@ static int measure(struct load *load, const struct target *target)
 		print_result(load, target, seconds);
 	if (!is_reached) {
 		complain_error(&load->unreached);
+		if (load->unreached.code == MESH_E_NO_NAME)
+			counters_suggest(target->service);
 		status = session_status(&load->unreached);
 	}
 	if (status == EXIT_DONE && load->ok < load->ended)
