@@ -1,5 +1,6 @@
 /* mesh call: one call, and on request everything that is known about it. */
 #include "command.h"
+#include "counters.h"
 #include "output.h"
 #include "payload.h"
 #include "session.h"
@@ -239,6 +240,8 @@ static int finish(const struct call_args *given, const struct target *target, co
 		return EXIT_FAILED;
 	}
 	complain_error(err);
+	if (err->code == MESH_E_NO_NAME)
+		counters_suggest(target->service);
 	if (given->is_verbose)
 		explain_error(err);
 	return session_status(err);

@@ -41,7 +41,7 @@ static void complete_options(const struct command *cmd, const char *beginning)
 static void complete_services(const char *beginning)
 {
 	struct mesh_error err = MESH_ERROR_INIT;
-	struct counters *counters = counters_read(getenv("MESH_STATS_DIR") ? NULL : getenv("MESH_RUNTIME_DIR"), false, &err);
+	struct counters *counters = counters_read(NULL, false, &err);
 
 	for (size_t i = 0; counters && i < counters->row_count; i++) {
 		const char *service = counters->rows[i].service;

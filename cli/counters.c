@@ -1,5 +1,7 @@
 #include "counters.h"
 
+#include "args.h"
+#include "output.h"
 #include "session.h"
 
 #include <stdio.h>
@@ -200,6 +202,36 @@ void counters_free(struct counters *counters)
 	free(counters->rows);
 	free(counters->processes);
 	free(counters);
+}
+
+const char *counters_nearest(const struct counters *counters, const char *wrong)
+{
+	const char **names = calloc(counters->row_count + 1, sizeof(*names)), *nearest = NULL;
+	size_t count = 0;
+
+	if (!names)
+		return NULL;
+	for (size_t i = 0; i < counters->row_count; i++) {
+		if (!counters->rows[i].is_client)
+			names[count++] = counters->rows[i].service;
+	}
+	nearest = args_nearest(wrong, names);
+	free(names);
+	return nearest;
+}
+
+void counters_suggest(const char *wrong)
+{
+	struct mesh_error err = MESH_ERROR_INIT;
+	struct counters *counters = counters_read(NULL, false, &err);
+	const char *nearest = counters ? counters_nearest(counters, wrong) : NULL;
+
+	if (nearest) {
+		fprintf(stderr, "  Did you mean ");
+		print_escaped(stderr, nearest, strlen(nearest), false);
+		fprintf(stderr, "? It is served here.\n");
+	}
+	counters_free(counters);
 }
 
 const struct counters_row *counters_find(const struct counters *earlier, const struct counters *now, const struct counters_row *row)

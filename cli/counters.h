@@ -42,9 +42,14 @@ struct counters {
 	char problem[512]; /* of one that could not be read */
 };
 
-/* Reads everything there is. NULL: the reason is in err. */
+/* Reads everything there is in `dir`; NULL takes the one of the environment, else the library's own choice. NULL: the reason is in err. */
 struct counters *counters_read(const char *dir, bool with_dead, struct mesh_error *err);
 void counters_free(struct counters *counters);
+
+/* The service that processes here serve and whose name is nearest to one that nobody serves; NULL if none is near. */
+const char *counters_nearest(const struct counters *counters, const char *wrong);
+/* Says so on standard error. */
+void counters_suggest(const char *wrong);
 
 /* The same row in an earlier reading; NULL if it was not there. */
 const struct counters_row *counters_find(const struct counters *earlier, const struct counters *now, const struct counters_row *row);

@@ -6,10 +6,12 @@
  * stalls cannot hide it by slowing the load down (no coordinated omission). What is due and cannot be started, since the limit
  * of calls under way is reached, waits, and its waiting counts.
  *
- * The first call goes alone: if nothing can be reached, there is nothing to measure, and we say so at once. After a failure a
- * slot of the closed loop rests until the next tick, so that a dead service is not hammered.
+ * The first call does not wait for the service to appear: if it reaches nobody, there is nothing to measure, and we say so at
+ * once. The others do not wait for it, since that would be coordination, too. After a failure a slot of the closed loop rests
+ * until the next tick, so that a dead service is not hammered.
  */
 #include "command.h"
+#include "counters.h"
 #include "histogram.h"
 #include "output.h"
 #include "payload.h"
@@ -71,7 +73,8 @@ struct load;
 struct slot {
 	struct load *load;
 	struct slot *next_free;
-	uint64_t planned_ns;
+	uint64_t planned_ns; /* 0: free */
+	bool is_first;       /* it holds the first call */
 };
 
 struct load {
@@ -88,9 +91,9 @@ struct load {
 	struct slot *free_slots;
 	uint64_t started, ended, ok, received_bytes, last_end_ns;
 	bool is_ending;
-	bool is_restarting; /* an end starts the next call: closed loop, after the first call */
+	bool is_restarting; /* an end starts the next call: closed loop */
 	bool is_abandoned;  /* the result stands: what ends now is not counted */
-	int32_t first_code;
+	struct mesh_error unreached; /* why the first call reached nobody, before any other did */
 	struct histogram latencies;
 	struct reason reasons[REASONS_MAX];
 	size_t reason_count;
@@ -118,16 +121,23 @@ static void count_reason(struct load *load, const char *name, const char *exampl
 	reason->count = 1;
 }
 
-static void record_failure(struct load *load, int32_t code, int http_status, const struct mesh_error *err)
+/* `call` is NULL for a call that was refused at once. */
+static void record_failure(struct load *load, const mesh_call *call, const struct mesh_error *err)
 {
-	char name[48];
+	struct mesh_call_info info = { .size = sizeof(info) };
+	char name[48], answered[160];
 
-	if (code == 0)
-		snprintf(name, sizeof(name), "HTTP %d", http_status);
-	else if (code == MESH_E_STATUS)
+	if (err->code == 0) {
+		mesh_call_info(call, &info);
+		snprintf(name, sizeof(name), "HTTP %d", mesh_call_http_status(call));
+		snprintf(answered, sizeof(answered), "%s answered so", info.endpoint);
+		count_reason(load, name, answered);
+		return;
+	}
+	if (err->code == MESH_E_STATUS)
 		snprintf(name, sizeof(name), "gRPC %s", mesh_grpc_status_name(err->grpc_status));
 	else
-		snprintf(name, sizeof(name), "%s", mesh_error_name(code));
+		snprintf(name, sizeof(name), "%s", mesh_error_name(err->code));
 	count_reason(load, name, err->message);
 }
 
@@ -138,6 +148,23 @@ static void record_end(struct load *load, uint64_t planned_ns, uint64_t end_ns)
 	load->last_end_ns = end_ns;
 }
 
+static bool is_unreached(int32_t code)
+{
+	struct mesh_error err = { .code = code };
+	int status = session_status(&err);
+
+	return status == EXIT_UNREACHABLE || status == EXIT_USAGE;
+}
+
+static void record_first(struct load *load, struct slot *slot, const struct mesh_error *err)
+{
+	if (slot->is_first && load->ok == 0 && is_unreached(err->code)) {
+		load->unreached = *err;
+		load->is_ending = true;
+	}
+	slot->is_first = false;
+}
+
 static bool may_start(const struct load *load)
 {
 	return !load->is_ending && (load->given->total == 0 || load->started < load->given->total);
@@ -145,16 +172,18 @@ static bool may_start(const struct load *load)
 
 static void release_slot(struct load *load, struct slot *slot)
 {
+	slot->planned_ns = 0;
 	slot->next_free = load->free_slots;
 	load->free_slots = slot;
 }
 
-static struct slot *take_slot(struct load *load)
+static struct slot *take_slot(struct load *load, uint64_t planned_ns)
 {
 	struct slot *slot = load->free_slots;
 
 	if (slot) {
 		load->free_slots = slot->next_free;
+		slot->planned_ns = planned_ns;
 		load->started++;
 	}
 	return slot;
@@ -164,24 +193,24 @@ static struct slot *take_slot(struct load *load)
 
 static void on_event(const struct mesh_event *event, void *user);
 
-static void start_call(struct slot *slot, uint64_t planned_ns, uint32_t more_flags)
+static void start_call(struct slot *slot, uint32_t more_flags)
 {
 	struct load *load = slot->load;
 	struct mesh_call_options opts = load->opts;
 	struct mesh_error err = MESH_ERROR_INIT;
 
-	slot->planned_ns = planned_ns;
 	opts.user = slot;
 	opts.flags |= more_flags;
 	if (mesh_client_start(load->client, &opts, NULL, &err) == 0)
 		return;
 	pthread_mutex_lock(&load->lock);
-	record_end(load, planned_ns, now_ns());
-	record_failure(load, err.code, 0, &err);
-	if (load->ended == 1)
-		load->first_code = err.code;
-	release_slot(load, slot);
-	pthread_cond_signal(&load->changed);
+	if (!load->is_abandoned) {
+		record_end(load, slot->planned_ns, now_ns());
+		record_failure(load, NULL, &err);
+		record_first(load, slot, &err);
+		release_slot(load, slot);
+		pthread_cond_signal(&load->changed);
+	}
 	pthread_mutex_unlock(&load->lock);
 }
 
@@ -194,8 +223,7 @@ static void on_event(const struct mesh_event *event, void *user)
 
 	if (event->type != MESH_EVENT_CALL_DONE)
 		return;
-	int http_status = mesh_call_http_status(event->call);
-	bool is_ok = event->code == 0 && (load->given->grpc || http_status < 400);
+	bool is_ok = event->code == 0 && (load->given->grpc || mesh_call_http_status(event->call) < 400);
 	if (!is_ok)
 		mesh_call_error(event->call, &err);
 	mesh_call_body(event->call, &len);
@@ -210,11 +238,11 @@ static void on_event(const struct mesh_event *event, void *user)
 	if (is_ok)
 		load->ok++;
 	else
-		record_failure(load, event->code, http_status, &err);
-	if (load->ended == 1)
-		load->first_code = event->code;
+		record_failure(load, event->call, &err);
+	record_first(load, slot, &err);
 	bool starts_next = is_ok && load->is_restarting && may_start(load);
 	if (starts_next) {
+		slot->planned_ns = end_ns;
 		load->started++;
 	} else {
 		release_slot(load, slot);
@@ -222,7 +250,7 @@ static void on_event(const struct mesh_event *event, void *user)
 	}
 	pthread_mutex_unlock(&load->lock);
 	if (starts_next)
-		start_call(slot, end_ns, 0);
+		start_call(slot, 0);
 }
 
 /* ---- waiting; under the lock, which the wait gives up ---- */
@@ -271,13 +299,24 @@ static void beat(struct load *load, struct pulse *pulse, uint64_t now)
 
 /* ---- the two loops ---- */
 
+/* The first call, planned for the very beginning. Gives up the lock meanwhile. */
+static void start_first(struct load *load, uint64_t planned_ns)
+{
+	struct slot *slot = take_slot(load, planned_ns);
+
+	slot->is_first = true;
+	pthread_mutex_unlock(&load->lock);
+	start_call(slot, load->given->is_patient ? 0 : MESH_CALL_FAIL_FAST);
+	pthread_mutex_lock(&load->lock);
+}
+
 /* Starts what may start now. Gives up the lock meanwhile. */
 static void start_free_slots(struct load *load)
 {
 	while (load->free_slots && may_start(load)) {
-		struct slot *slot = take_slot(load);
+		struct slot *slot = take_slot(load, now_ns());
 		pthread_mutex_unlock(&load->lock);
-		start_call(slot, now_ns(), 0);
+		start_call(slot, 0);
 		pthread_mutex_lock(&load->lock);
 		if (load->free_slots == slot)
 			break; /* refused at once: not before the next tick */
@@ -286,7 +325,6 @@ static void start_free_slots(struct load *load)
 
 static void run_closed(struct load *load, struct pulse *pulse, uint64_t end_ns)
 {
-	load->is_restarting = true;
 	while (!load->is_ending) {
 		uint64_t now = now_ns();
 		if (now >= end_ns || (!may_start(load) && load->ended == load->started))
@@ -328,7 +366,7 @@ static void record_unstarted(struct load *load, double planned_ns, uint64_t end_
 
 static void run_open(struct load *load, struct pulse *pulse, uint64_t end_ns)
 {
-	double planned_ns = (double)now_ns() + next_gap_ns(load);
+	double planned_ns = (double)pulse->begin_ns + next_gap_ns(load);
 
 	prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
 	while (may_start(load)) {
@@ -337,9 +375,9 @@ static void run_open(struct load *load, struct pulse *pulse, uint64_t end_ns)
 			break;
 		beat(load, pulse, now);
 		if ((double)now >= planned_ns && load->free_slots) {
-			struct slot *slot = take_slot(load);
+			struct slot *slot = take_slot(load, (uint64_t)planned_ns);
 			pthread_mutex_unlock(&load->lock);
-			start_call(slot, (uint64_t)planned_ns, 0);
+			start_call(slot, 0);
 			pthread_mutex_lock(&load->lock);
 			planned_ns += next_gap_ns(load);
 			continue;
@@ -352,55 +390,59 @@ static void run_open(struct load *load, struct pulse *pulse, uint64_t end_ns)
 		record_unstarted(load, planned_ns, end_ns);
 }
 
+/* The result stands: what is still under way has failed, and has taken at least so long. */
+static void abandon_rest(struct load *load, const char *name, const char *example)
+{
+	uint64_t now = now_ns();
+
+	load->is_abandoned = true;
+	for (uint64_t i = 0; i < load->limit; i++) {
+		if (load->slots[i].planned_ns) {
+			record_end(load, load->slots[i].planned_ns, now);
+			count_reason(load, name, example);
+		}
+	}
+}
+
 /* Waits for the last calls, whose deadlines bound it; being asked to stop (again) ends that, too. */
 static void wait_for_rest(struct load *load, struct pulse *pulse)
 {
 	int stop_count = pulse->stop_count;
 
 	load->is_ending = true;
-	while (load->ended < load->started && pulse->stop_count == stop_count) {
+	while (load->ended < load->started && pulse->stop_count == stop_count && !load->unreached.code) {
 		beat(load, pulse, now_ns());
 		wait_until(load, now_ns() + TICK_NS);
 	}
-	for (load->is_abandoned = true; load->ended < load->started; load->ended++)
-		count_reason(load, "not waited for", "the load was interrupted while the call was under way");
+	if (load->unreached.code)
+		load->is_abandoned = true;
+	else
+		abandon_rest(load, "not waited for", "the load was interrupted while the call was under way");
 }
 
-/* The first call, alone. False: it could not reach anybody. */
-static bool try_first(struct load *load, struct pulse *pulse)
-{
-	struct slot *slot = take_slot(load);
-
-	pthread_mutex_unlock(&load->lock);
-	start_call(slot, now_ns(), load->given->is_patient ? 0 : MESH_CALL_FAIL_FAST);
-	pthread_mutex_lock(&load->lock);
-	while (load->ended == 0 && !load->is_ending) {
-		beat(load, pulse, now_ns());
-		wait_until(load, now_ns() + TICK_NS);
-	}
-	struct mesh_error err = { .code = load->first_code };
-	int status = session_status(&err);
-	return status != EXIT_UNREACHABLE && status != EXIT_USAGE;
-}
-
+/* Returns false if nobody could be reached. */
 static bool run_load(struct load *load, struct pulse *pulse)
 {
 	const struct load_args *given = load->given;
 	uint64_t duration_ns = given->duration_ns ? given->duration_ns : given->total ? UINT64_MAX / 4 : DURATION_DEFAULT_NS;
+	uint64_t end_ns = pulse->begin_ns + duration_ns;
 
 	pthread_mutex_lock(&load->lock);
-	bool is_reached = try_first(load, pulse);
-	if (is_reached && !load->is_ending) {
-		if (given->rate > 0)
-			run_open(load, pulse, pulse->begin_ns + duration_ns);
-		else
-			run_closed(load, pulse, pulse->begin_ns + duration_ns);
-	}
+	load->is_restarting = given->rate <= 0;
+	start_first(load, pulse->begin_ns);
+	if (given->rate > 0)
+		run_open(load, pulse, end_ns);
+	else
+		run_closed(load, pulse, end_ns);
+	uint64_t stop_ns = now_ns();
 	wait_for_rest(load, pulse);
+	/* A slow open loop has had nothing to do for a while: that is part of the time. */
+	if (!given->total && load->last_end_ns < stop_ns)
+		load->last_end_ns = stop_ns;
 	pthread_mutex_unlock(&load->lock);
 	if (pulse->has_progress)
 		fprintf(stderr, "\r\033[K");
-	return is_reached;
+	return !load->unreached.code;
 }
 
 /* ---- results ---- */
@@ -492,18 +534,6 @@ static void print_result(const struct load *load, const struct target *target, d
 	}
 }
 
-/* Nobody was reached: the sentence of the only call is the result. */
-static int complain_unreached(const struct load *load)
-{
-	struct mesh_error err = MESH_ERROR_INIT;
-
-	err.code = load->first_code;
-	if (load->reason_count > 0)
-		snprintf(err.message, sizeof(err.message), "%s", load->reasons[0].example);
-	complain_error(&err);
-	return session_status(&err);
-}
-
 /* ---- set up ---- */
 
 static bool load_init(struct load *load, const struct load_args *given)
@@ -552,15 +582,18 @@ static int measure(struct load *load, const struct target *target)
 	pulse.begin_ns = now_ns();
 	pulse.progress_ns = pulse.begin_ns + PROGRESS_NS;
 	pulse.has_progress = !load->given->is_quiet && isatty(STDERR_FILENO);
-	if (!run_load(load, &pulse)) {
-		status = complain_unreached(load);
-		goto out;
-	}
+	bool is_reached = run_load(load, &pulse);
 	double seconds = (double)(load->last_end_ns - pulse.begin_ns) / 1e9;
 	if (load->given->is_json)
 		status = print_result_json(load, target, seconds);
-	else
+	else if (is_reached)
 		print_result(load, target, seconds);
+	if (!is_reached) {
+		complain_error(&load->unreached);
+		if (load->unreached.code == MESH_E_NO_NAME)
+			counters_suggest(target->service);
+		status = session_status(&load->unreached);
+	}
 	if (status == EXIT_DONE && load->ok < load->ended)
 		status = EXIT_FAILED;
 out:

@@ -438,8 +438,11 @@ bool print_raw(FILE *file, const void *data, size_t len)
 
 int output_finish(int status)
 {
+	errno = 0;
 	if (fflush(stdout) == 0 && !ferror(stdout))
 		return status;
+	if (errno == EPIPE)
+		return status; /* the reader has left, and the command did not want to end for that: see SIGPIPE in serve.c */
 	complain("cannot write to standard output: %s", strerror(errno));
 	return status == EXIT_DONE ? EXIT_FAILED : status;
 }

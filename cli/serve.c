@@ -309,8 +309,8 @@ static void print_start(const struct backend *backend, const struct serve_args *
 	if (given->fail_percent > 0)
 		printf("%g%% of the calls are answered with an error.\n", given->fail_percent);
 	printf("Calls are plain text: this version has no identity and no encryption yet.\n");
-	printf("Try: mesh call %s%s     mesh load %s     mesh stat        Ctrl-C drains and ends.\n", backend->service,
-	       given->is_grpc ? " --grpc any.Service/Method" : "/hello", backend->service);
+	const char *what = given->is_grpc ? " --grpc any.Service/Method" : "/hello";
+	printf("Try: mesh call %s%s     mesh load %s%s     mesh stat        Ctrl-C drains and ends.\n", backend->service, what, backend->service, what);
 	fflush(stdout);
 }
 
@@ -378,6 +378,7 @@ static int serve(const struct serve_args *given, const char *name)
 
 	atomic_init(&backend.delay_ns, given->delay_ns);
 	signals_catch();
+	signal(SIGPIPE, SIG_IGN); /* whoever reads what we print may leave: those who call us shall not notice */
 	status = session_open(name, NULL, 0, &m);
 	if (status != EXIT_DONE)
 		return status;
@@ -435,7 +436,8 @@ const struct command command_serve = {
 	"  mesh serve users --delay 20ms --fail 5%\n"
 	"  mesh serve users --grpc              any gRPC method of any service, unary or streaming\n\n"
 	"HTTP is answered with JSON: service, pid, address, method, path, headers and body of the request. A gRPC call gets each\n"
-	"of its messages back. SIGUSR1 makes the backend slow (--slow), SIGUSR2 as before. SIGTERM or Ctrl-C drains it: it leaves\n"
-	"discovery, finishes what is in flight, and ends with a summary; a second one ends it at once.\n",
+	"of its messages back. HTTP means HTTP/2: curl needs --http2-prior-knowledge. SIGUSR1 makes the backend slow (--slow), SIGUSR2\n"
+	"as before. SIGTERM or Ctrl-C drains it: it leaves discovery, finishes what is in flight, and ends with a summary; a second\n"
+	"one ends it at once.\n",
 	args, run, false
 };

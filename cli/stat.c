@@ -178,8 +178,8 @@ static void print_table(const struct stat_args *given, const struct counters *no
 	if (table_rows(table) > 0)
 		table_print(table, stdout);
 	else if (now->process_count > 0)
-		printf("%zu process%s on this host, and no calls %s yet.\n", now->process_count, now->process_count == 1 ? "" : "es",
-		       *names ? "of that name" : "");
+		printf("%zu process%s on this host, and no calls%s yet.\n", now->process_count, now->process_count == 1 ? "" : "es",
+		       *names ? " of that name" : "");
 	table_free(table);
 }
 
@@ -253,6 +253,34 @@ static int print_rows_json(const struct stat_args *given, const struct counters 
 
 /* ---- reading ---- */
 
+static bool is_known(const struct counters *now, const char *name)
+{
+	for (size_t i = 0; i < now->row_count; i++) {
+		if (strcmp(now->rows[i].service, name) == 0)
+			return true;
+	}
+	for (size_t i = 0; i < now->process_count; i++) {
+		if (strcmp(now->processes[i].info.service, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* True if each name is one that a process here has, serves or calls. */
+static bool complain_about_names(const struct counters *now, char **names)
+{
+	bool are_known = true;
+
+	for (; *names; names++) {
+		if (is_known(now, *names))
+			continue;
+		const char *nearest = counters_nearest(now, *names);
+		complain("no process here serves or calls %s%s%s%s", *names, nearest ? ": did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
+		are_known = false;
+	}
+	return are_known;
+}
+
 static int print_once(const struct stat_args *given, const struct counters *now, const struct counters *earlier, char **names)
 {
 	size_t *order = sort_rows(now);
@@ -267,6 +295,8 @@ static int print_once(const struct stat_args *given, const struct counters *now,
 	else
 		print_table(given, now, earlier, names, order);
 	free(order);
+	if (now->process_count > 0)
+		status = complain_about_names(now, names) ? status : EXIT_UNREACHABLE;
 	if (now->unreadable_count > 0)
 		complain("%zu file%s of counters cannot be read: %s", now->unreadable_count, now->unreadable_count == 1 ? "" : "s", now->problem);
 	if (!given->is_json && now->dead_count > 0)
@@ -368,6 +398,7 @@ const struct command command_stat = {
 	"  mesh stat --json | jq '.[] | select(.failed > 0)'\n\n"
 	"`in` is what a process serves, `out` what it calls: (all) is the call as its caller saw it, the rows below are the\n"
 	"attempts on each endpoint. SUCCESS counts what was not the service's fault: HTTP below 500, gRPC NOT_FOUND and the like.\n"
-	"Everything is read from shared memory; the processes do not notice. Exit status 3 if there is none.\n",
+	"Everything is read from shared memory; the processes do not notice. Exit status 3 if there is none,\n"
+	"or none that has, serves or calls NAME.\n",
 	args, run, false
 };
