@@ -405,6 +405,33 @@ static void a_file_is_followed_and_a_broken_one_changes_nothing(void **state)
 	mesh_close(backend);
 }
 
+/* A copy that keeps times, or two changes within one tick of the clock: same inode, size and time, another text. */
+static void a_file_changed_in_place_is_read_though_its_time_is_the_same(void **state)
+{
+	char uri[160];
+	struct stat info;
+	mesh_client *client;
+	FILE *file;
+	mesh *m;
+
+	(void)state;
+	snprintf(file_path, sizeof(file_path), "%s/in-place.json", test_dir);
+	replace_file("{\"services\": {\"users\": [\"10.0.0.1:1\"]}}");
+	snprintf(uri, sizeof(uri), "file:%s", file_path);
+	m = OPEN_MESH("caller", "discovery", uri);
+	client = new_client(m, "users");
+	WAIT_FOR(strstr(list(client).addresses, "10.0.0.1:1"));
+	assert_int_equal(stat(file_path, &info), 0);
+	file = fopen(file_path, "r+");
+	fputs("{\"services\": {\"users\": [\"10.0.0.2:1\"]}}", file);
+	fflush(file);
+	assert_int_equal(futimens(fileno(file), (struct timespec[]){ info.st_atim, info.st_mtim }), 0);
+	fclose(file);
+	WAIT_FOR(strstr(list(client).addresses, "10.0.0.2:1"));
+	mesh_client_free(client);
+	mesh_close(m);
+}
+
 static void the_first_source_that_knows_a_name_wins(void **state)
 {
 	mesh *backend = OPEN_MESH("backend");
@@ -612,6 +639,7 @@ int main(void)
 		cmocka_unit_test(a_static_list_needs_no_file),
 		cmocka_unit_test(wrong_sources_are_refused_with_what_is_wrong),
 		cmocka_unit_test(a_file_is_followed_and_a_broken_one_changes_nothing),
+		cmocka_unit_test(a_file_changed_in_place_is_read_though_its_time_is_the_same),
 		cmocka_unit_test(the_first_source_that_knows_a_name_wins),
 		cmocka_unit_test(picks_come_from_any_thread_and_are_spread_and_counted),
 		cmocka_unit_test(picking_an_unknown_name_says_so),
