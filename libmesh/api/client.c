@@ -233,18 +233,19 @@ static bool is_over(const mesh_call *call)
 	return is_done(call) && (!call->sink.on_event || mesh__wait_is_over(&call->done) || mesh__loop_is_mine(call->lp));
 }
 
-struct turn {
-	const mesh_call *call;
-};
-
-static bool turn_done(void *user)
+static bool is_over_now(void *user)
 {
-	return is_over(((struct turn *)user)->call);
+	return is_over(user);
+}
+
+static uint64_t deadline_of(uint32_t timeout_ms)
+{
+	return timeout_ms == UINT32_MAX ? UINT64_MAX : mesh__clock_now_ns() + timeout_ms * MESH__NS_PER_MS;
 }
 
 int mesh_call_wait(mesh_call *call, uint32_t timeout_ms, struct mesh_error *err)
 {
-	uint64_t deadline_ns = timeout_ms == UINT32_MAX ? UINT64_MAX : mesh__clock_now_ns() + timeout_ms * MESH__NS_PER_MS;
+	uint64_t deadline_ns = deadline_of(timeout_ms);
 
 	if (!call)
 		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the call is NULL");
@@ -253,17 +254,12 @@ int mesh_call_wait(mesh_call *call, uint32_t timeout_ms, struct mesh_error *err)
 			return mesh__fault(err, MESH_E_FORKED, MESH_STAGE_NONE, "this call belongs to the parent process");
 		if (mesh__loop_is_any())
 			return mesh__fault(err, MESH_E_WRONG_THREAD, MESH_STAGE_NONE, "waiting for a call on a loop would block the loop");
-		if (call->lp->owns_base) {
-			if (!mesh__wait_until(&call->done, deadline_ns))
-				return mesh__fault(err, MESH_E_AGAIN, MESH_STAGE_NONE, "the call has not ended yet");
-		} else {
-			/* A foreign base turns only if somebody turns it: here, that is us. */
-			struct turn turn = { call };
-
-			mesh__loop_turn_until(call->lp, turn_done, &turn, deadline_ns);
-			if (!is_over(call))
-				return mesh__fault(err, MESH_E_AGAIN, MESH_STAGE_NONE, "the call has not ended yet");
-		}
+		if (mesh__loop_must_turn(call->lp))
+			mesh__loop_turn_until(call->lp, is_over_now, call, deadline_ns);
+		else
+			mesh__wait_until(&call->done, deadline_ns);
+		if (!is_over(call))
+			return mesh__fault(err, MESH_E_AGAIN, MESH_STAGE_NONE, "the call has not ended yet");
 	}
 	if (call->code)
 		mesh_call_error(call, err);
@@ -285,20 +281,60 @@ static int check_streaming(const mesh_call *call)
 	return call->pipe ? 0 : MESH_E_STATE;
 }
 
+/* Sending or receiving in the thread of a foreign base: it turns only if we turn it. */
+struct turning {
+	struct mesh__pipe *pipe;
+	const void *data;
+	uint64_t len;
+	bool is_last;
+	struct mesh_message *out;
+	int rc;
+};
+
+static bool has_sent(void *user)
+{
+	struct turning *turning = user;
+
+	turning->rc = mesh__pipe_send(turning->pipe, turning->data, turning->len, turning->is_last, 0);
+	return turning->rc != MESH_E_AGAIN;
+}
+
+static bool has_received(void *user)
+{
+	struct turning *turning = user;
+
+	turning->rc = mesh__pipe_recv(turning->pipe, turning->out, 0);
+	return turning->rc != MESH_E_AGAIN;
+}
+
 int mesh_call_send(mesh_call *call, const void *data, uint64_t len, uint32_t flags, uint32_t timeout_ms)
 {
+	struct turning turning = { .data = data, .len = len, .is_last = flags & MESH_SEND_LAST };
 	int rc = check_streaming(call);
 
-	return rc ? rc : mesh__pipe_send(call->pipe, data, len, flags & MESH_SEND_LAST, timeout_ms);
+	if (rc)
+		return rc;
+	if (!timeout_ms || !mesh__loop_must_turn(call->lp))
+		return mesh__pipe_send(call->pipe, data, len, turning.is_last, timeout_ms);
+	turning.pipe = call->pipe;
+	mesh__loop_turn_until(call->lp, has_sent, &turning, deadline_of(timeout_ms));
+	return turning.rc;
 }
 
 int mesh_call_recv(mesh_call *call, struct mesh_message *out, uint32_t timeout_ms)
 {
+	struct turning turning = { .out = out };
 	int rc = check_streaming(call);
 
 	if (!rc && (!out || out->size < sizeof(*out)))
 		rc = MESH_E_INVALID;
-	return rc ? rc : mesh__pipe_recv(call->pipe, out, timeout_ms);
+	if (rc)
+		return rc;
+	if (!timeout_ms || !mesh__loop_must_turn(call->lp))
+		return mesh__pipe_recv(call->pipe, out, timeout_ms);
+	turning.pipe = call->pipe;
+	mesh__loop_turn_until(call->lp, has_received, &turning, deadline_of(timeout_ms));
+	return turning.rc;
 }
 
 /* --- asking --- */

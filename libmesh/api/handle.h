@@ -22,7 +22,6 @@ struct mesh {
 	struct mesh__flow *flow;
 	struct mesh__loop *lps[MESH__LOOPS_MAX];
 	uint32_t loop_count;
-	bool has_foreign_base;
 	pthread_mutex_t life; /* recursive; held while it closes, and by who needs it to stay open: mesh__handle_enter() */
 	struct {
 		pthread_mutex_t lock;

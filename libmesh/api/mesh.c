@@ -226,8 +226,7 @@ static int open_all(mesh *m, const struct mesh_options *opts, struct mesh_error 
 	rc = check_service_name(m->service, err);
 	if (rc)
 		return rc;
-	m->has_foreign_base = opts->event_base != NULL;
-	m->loop_count = m->has_foreign_base ? 1 : (uint32_t)mesh__config_count(m->config, MESH__OPTION_LOOPS, NULL);
+	m->loop_count = opts->event_base ? 1 : (uint32_t)mesh__config_count(m->config, MESH__OPTION_LOOPS, NULL);
 	rc = open_stats(m, err);
 	if (!rc)
 		rc = open_loops(m, opts->event_base, err);
@@ -297,7 +296,7 @@ static void wait_until(mesh *m, bool (*done)(void *), uint64_t until_ns)
 {
 	const struct timespec pause = { 0, (long)POLL_NS };
 
-	if (m->has_foreign_base) {
+	if (mesh__loop_must_turn(m->lps[0])) {
 		mesh__loop_turn_until(m->lps[0], done, m, until_ns);
 		return;
 	}

@@ -236,15 +236,27 @@ static void on_look(struct mesh__timer *timer, struct mesh__loop *lp)
 	mesh__timer_set(lp, timer, lp->now_ns + LOOK_ANYWAY_NS);
 }
 
+/* Others may write in the directory, too; and a file reached through a link changes under another name, see look(). */
 static void on_inotify(struct mesh__watch *watch, struct mesh__loop *lp, int what)
 {
 	struct file *file = MESH__CONTAINER(watch, struct file, watch);
+	const char *name = strrchr(file->path, '/') + 1;
 	char storage[4096] __attribute__((aligned(8)));
+	bool is_ours = false;
+	ssize_t n;
 
 	(void)lp;
 	(void)what;
-	while (read(watch->fd, storage, sizeof(storage)) > 0)
-		;
+	while ((n = read(watch->fd, storage, sizeof(storage))) > 0)
+		for (ssize_t at = 0; at < n;) {
+			const struct inotify_event *event = (const struct inotify_event *)(const void *)(storage + at);
+
+			is_ours |= event->mask & IN_Q_OVERFLOW || (event->len && strcmp(event->name, name) == 0);
+			at += (ssize_t)(sizeof(*event) + event->len);
+		}
+	/* Changed for sure, though its size and time may say otherwise: a clock tick is long. */
+	if (is_ours)
+		file->seen_inode = 0;
 	look(file, false);
 }
 

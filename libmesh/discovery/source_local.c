@@ -5,7 +5,9 @@
  * the server's life and only then renamed into place. Lock held: alive. The kernel lets go of the lock when the process dies,
  * however it dies; and since the file is open for writing, the same moment gives watchers an IN_CLOSE_WRITE. That event comes
  * a little before the lock is gone, so a watcher looks at once, again shortly after, and every few seconds in any case (which
- * also makes it work where inotify does not). Whoever meets an entry without a lock removes it.
+ * also makes it work where inotify does not). Whoever meets an entry without a lock removes it. A server whose entry was
+ * removed by somebody else (with the whole registry, usually: a session's runtime directory ends with its last login) makes
+ * it anew.
  */
 #include "discovery/source.h"
 
@@ -21,6 +23,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +33,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { ENTRY_BYTES_MAX = 4096, ENTRIES_MAX = 65536, FORMAT_VERSION = 1, PATH_BYTES_MAX = MESH__RUNTIME_DIR_PATH_MAX + 320 };
+enum { ENTRY_BYTES_MAX = 4096, ENTRIES_MAX = 65536, ANNOUNCE_TRIES = 100, FORMAT_VERSION = 1, PATH_BYTES_MAX = MESH__RUNTIME_DIR_PATH_MAX + 320 };
 
 #define LOOK_AGAIN_NS (20 * MESH__NS_PER_MS)
 #define LOOK_ANYWAY_NS (2 * MESH__NS_PER_SEC)
@@ -45,17 +49,29 @@ struct followed {
 };
 
 struct local {
+	struct mesh__source *source;
 	char dir[MESH__RUNTIME_DIR_PATH_MAX];
 	struct followed *first;
 	int inotify_fd;
 	struct mesh__watch watch;
 	bool is_watching, has_warned;
+	struct mesh__timer renew;
+	struct mesh__task begin_renewing;
+	atomic_bool is_renewing;
+	struct { /* servers start and leave in any thread */
+		pthread_mutex_t lock;
+		struct mesh__list announced;
+	} shared;
 };
 
 /* A server that we announced. */
 struct announced {
+	struct mesh__list node;
 	int dir_fd, fd;
+	struct mesh__address address;
+	bool has_failed; /* to be renewed, and that was said */
 	char name[64];
+	char service[];
 };
 
 /* --- reading --- */
@@ -310,51 +326,128 @@ static void follow(struct mesh__source *source, struct mesh__service *service)
 
 /* --- announcing --- */
 
-static int write_entry(struct announced *announced, const char *service, const struct mesh__address *address, struct mesh_error *err)
+static int write_entry(struct announced *announced, struct mesh_error *err)
 {
 	char text[ENTRY_BYTES_MAX], address_text[MESH__ADDRESS_TEXT_MAX], hidden[80];
-	int len;
+	const char *service = announced->service;
+	int len, number;
 
-	mesh__address_print(address, address_text);
+	mesh__address_print(&announced->address, address_text);
 	len = snprintf(text, sizeof(text), "{\"version\": %d, \"service\": \"%s\", \"address\": \"%s\", \"pid\": %ld}\n", FORMAT_VERSION, service,
 		       address_text, (long)getpid());
 	snprintf(announced->name, sizeof(announced->name), "%ld.%016llx", (long)getpid(), (unsigned long long)mesh__random_entropy());
 	snprintf(hidden, sizeof(hidden), ".%s", announced->name);
 	announced->fd = mesh__descriptors_add(openat(announced->dir_fd, hidden, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-	if (announced->fd < 0)
-		return mesh__fault_errno(err, MESH_STAGE_ACCEPT, errno, "cannot announce %s in the registry", service);
-	if (flock(announced->fd, LOCK_EX | LOCK_NB) || write(announced->fd, text, (size_t)len) != len ||
-	    renameat(announced->dir_fd, hidden, announced->dir_fd, announced->name)) {
-		int number = errno;
-
+	number = errno;
+	if (announced->fd >= 0) {
+		if (flock(announced->fd, LOCK_EX | LOCK_NB) == 0 && write(announced->fd, text, (size_t)len) == len &&
+		    renameat(announced->dir_fd, hidden, announced->dir_fd, announced->name) == 0)
+			return 0;
+		number = errno;
 		unlinkat(announced->dir_fd, hidden, 0);
-		return mesh__fault_errno(err, MESH_STAGE_ACCEPT, number, "cannot announce %s in the registry", service);
 	}
-	return 0;
+	mesh__fault_errno(err, MESH_STAGE_ACCEPT, number, "cannot announce %s in the registry", service);
+	return number == ENOENT ? MESH_E_NOT_FOUND : mesh__fault_code_of_errno(number);
+}
+
+static void close_entry(struct announced *announced)
+{
+	mesh__descriptors_close(announced->fd);
+	mesh__descriptors_close(announced->dir_fd);
+	announced->fd = announced->dir_fd = -1;
+}
+
+/*
+ * Makes directory and entry. A client that leaves removes the directory of a service that has no entries; if that happens
+ * between our two steps, we begin again.
+ */
+static int make_entry(const struct local *local, struct announced *announced, struct mesh_error *err)
+{
+	int rc = MESH_E_NOT_FOUND;
+
+	for (int i = 0; rc == MESH_E_NOT_FOUND && i < ANNOUNCE_TRIES; i++) {
+		announced->dir_fd = open_service_dir(local, announced->service, err);
+		rc = announced->dir_fd < 0 ? announced->dir_fd : write_entry(announced, err);
+		if (rc)
+			close_entry(announced);
+	}
+	if (rc == MESH_E_NOT_FOUND)
+		return mesh__fault(err, MESH_E_SYSTEM, MESH_STAGE_ACCEPT, "cannot announce %s in the registry: somebody keeps removing its directory in %s",
+				   announced->service, local->dir);
+	return rc;
+}
+
+/* The file that we hold has no name any more. */
+static bool is_removed(const struct announced *announced)
+{
+	struct stat info;
+
+	return announced->fd < 0 || (fstat(announced->fd, &info) == 0 && info.st_nlink == 0);
+}
+
+static void renew_entry(struct mesh__source *source, struct announced *announced)
+{
+	const struct mesh__log *log = mesh__directory_opts(source->dir)->log;
+	struct mesh_error err = MESH_ERROR_INIT;
+	int rc;
+
+	if (!is_removed(announced))
+		return;
+	close_entry(announced);
+	rc = make_entry(source->data, announced, &err);
+	if (rc && !announced->has_failed)
+		mesh__log_write(log, MESH_LOG_ERROR, "registry: the entry of %s was removed, and: %s", announced->service, err.message);
+	else if (!rc)
+		mesh__log_write(log, MESH_LOG_WARN, "registry: the entry of %s was removed; it has been made anew", announced->service);
+	announced->has_failed = rc != 0;
+}
+
+static void on_renew(struct mesh__timer *timer, struct mesh__loop *lp)
+{
+	struct local *local = MESH__CONTAINER(timer, struct local, renew);
+
+	pthread_mutex_lock(&local->shared.lock);
+	for (struct mesh__list *node = local->shared.announced.next; node != &local->shared.announced; node = node->next)
+		renew_entry(local->source, MESH__CONTAINER(node, struct announced, node));
+	pthread_mutex_unlock(&local->shared.lock);
+	mesh__timer_set(lp, timer, lp->now_ns + LOOK_ANYWAY_NS);
+}
+
+static void begin_renewing(struct mesh__task *task, struct mesh__loop *lp)
+{
+	struct local *local = MESH__CONTAINER(task, struct local, begin_renewing);
+
+	local->renew.fire = on_renew;
+	mesh__timer_set(lp, &local->renew, lp->now_ns + LOOK_ANYWAY_NS);
 }
 
 static void free_announced(struct announced *announced)
 {
-	mesh__descriptors_close(announced->fd);
-	mesh__descriptors_close(announced->dir_fd);
+	close_entry(announced);
 	mesh__memory_free(announced);
 }
 
 static int announce(struct mesh__source *source, const char *service, const struct mesh__address *address, void **out, struct mesh_error *err)
 {
-	struct announced *announced = mesh__memory_zalloc(sizeof(*announced));
+	struct announced *announced = mesh__memory_zalloc(sizeof(*announced) + strlen(service) + 1);
+	struct local *local = source->data;
 	int rc;
 
 	if (!announced)
 		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_ACCEPT, "out of memory to announce %s", service);
-	announced->fd = -1;
-	announced->dir_fd = open_service_dir(source->data, service, err);
-	rc = announced->dir_fd < 0 ? announced->dir_fd : write_entry(announced, service, address, err);
+	announced->fd = announced->dir_fd = -1;
+	announced->address = *address;
+	memcpy(announced->service, service, strlen(service));
+	rc = make_entry(local, announced, err);
 	if (rc) {
-		announced->dir_fd = announced->dir_fd < 0 ? -1 : announced->dir_fd;
 		free_announced(announced);
 		return rc;
 	}
+	pthread_mutex_lock(&local->shared.lock);
+	mesh__list_append(&local->shared.announced, &announced->node);
+	pthread_mutex_unlock(&local->shared.lock);
+	if (!atomic_exchange(&local->is_renewing, true))
+		mesh__loop_post(mesh__directory_opts(source->dir)->control, &local->begin_renewing);
 	*out = announced;
 	return 0;
 }
@@ -362,8 +455,11 @@ static int announce(struct mesh__source *source, const char *service, const stru
 static void withdraw(struct mesh__source *source, void *data)
 {
 	struct announced *announced = data;
+	struct local *local = source->data;
 
-	(void)source;
+	pthread_mutex_lock(&local->shared.lock);
+	mesh__list_remove(&announced->node);
+	pthread_mutex_unlock(&local->shared.lock);
 	/* In a forked child the descriptors are closed, and the entry is the parent's. */
 	if (announced->fd >= 0 && mesh__descriptors_is_ours(announced->fd))
 		unlinkat(announced->dir_fd, announced->name, 0);
@@ -380,12 +476,16 @@ static int open_local(struct mesh__source *source, const char *rest, struct mesh
 	if (!local)
 		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for the registry");
 	local->inotify_fd = -1;
+	local->source = source;
+	local->begin_renewing.run = begin_renewing;
+	mesh__list_init(&local->shared.announced);
 	source->data = local;
 	if (*dir != '/' || strlen(dir) >= MESH__RUNTIME_DIR_PATH_MAX - 256) {
 		mesh__memory_free(local);
 		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option discovery: local: needs an absolute path, \"%.64s\" is none (or too long)", dir);
 	}
 	snprintf(local->dir, sizeof(local->dir), "%s", dir);
+	pthread_mutex_init(&local->shared.lock, NULL);
 	return 0;
 }
 
@@ -403,6 +503,7 @@ static void stop(struct mesh__source *source)
 		mesh__memory_free(followed);
 	}
 	local->first = NULL;
+	mesh__timer_cancel(&local->renew);
 	mesh__watch_close(&local->watch);
 	mesh__descriptors_close(local->inotify_fd);
 	local->inotify_fd = -1;
@@ -410,7 +511,10 @@ static void stop(struct mesh__source *source)
 
 static void close_local(struct mesh__source *source)
 {
-	mesh__memory_free(source->data);
+	struct local *local = source->data;
+
+	pthread_mutex_destroy(&local->shared.lock);
+	mesh__memory_free(local);
 }
 
 const struct mesh__source_ops mesh__source_local = {

@@ -44,6 +44,8 @@ struct mesh__loop *mesh__loop_enter(struct mesh__loop *lp)
 
 	current_loop = lp;
 	lp->now_ns = mesh__clock_now_ns();
+	if (!lp->owns_base)
+		atomic_store_explicit(&lp->turner, pthread_self(), memory_order_relaxed);
 	return outer;
 }
 
@@ -60,6 +62,22 @@ bool mesh__loop_is_mine(const struct mesh__loop *lp)
 bool mesh__loop_is_any(void)
 {
 	return current_loop != NULL;
+}
+
+bool mesh__loop_must_turn(const struct mesh__loop *lp)
+{
+	return !lp->owns_base && !current_loop && pthread_equal(atomic_load_explicit(&lp->turner, memory_order_relaxed), pthread_self());
+}
+
+/* A callback may fork; its child inherits the callback's stack, but not the loop. */
+static void leave_in_child(void)
+{
+	current_loop = NULL;
+}
+
+static void watch_fork(void)
+{
+	pthread_atfork(NULL, NULL, leave_in_child);
 }
 
 void mesh__loop_want_turn_end(struct mesh__loop *lp)
@@ -322,6 +340,7 @@ static int init(struct mesh__loop *lp, const struct mesh__loop_options *opts)
 	lp->now_ns = mesh__clock_now_ns();
 	mesh__timer_wheel_init(lp);
 	lp->owns_base = opts->base == NULL;
+	atomic_init(&lp->turner, pthread_self());
 	lp->scratch = mesh__memory_alloc(MESH__LOOP_BUFFER_BYTES);
 	if (!lp->scratch)
 		return MESH_E_NOMEM;
@@ -371,11 +390,13 @@ static void free_memory(struct mesh__loop *lp)
 
 int mesh__loop_new(struct mesh__loop **out, const struct mesh__loop_options *opts)
 {
+	static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 	struct mesh__loop *lp = mesh__memory_alloc(sizeof(*lp));
 	int rc;
 
 	if (!lp)
 		return MESH_E_NOMEM;
+	pthread_once(&fork_once, watch_fork);
 	rc = init(lp, opts);
 	pthread_mutex_init(&lp->late_lock, NULL);
 	if (rc) {
@@ -508,8 +529,32 @@ void mesh__loop_return(struct mesh__loop *lp, struct mesh__task *task)
 	} while (!atomic_compare_exchange_weak_explicit(&lp->shared.returned, &head, task, memory_order_acq_rel, memory_order_acquire));
 }
 
+static void only_wake(struct mesh__timer *timer, struct mesh__loop *lp)
+{
+	(void)timer;
+	(void)lp;
+}
+
+/* A turn waits for something to happen: `until_ns` is made to be something. */
+static void set_limit(struct mesh__loop *lp, struct mesh__timer *limit, uint64_t until_ns)
+{
+	struct mesh__loop *outer = mesh__loop_enter(lp);
+
+	if (until_ns != UINT64_MAX)
+		mesh__timer_set(lp, limit, until_ns);
+	else
+		mesh__timer_cancel(limit);
+	mesh__loop_leave(outer);
+}
+
 void mesh__loop_turn_until(struct mesh__loop *lp, bool (*done)(void *), void *user, uint64_t until_ns)
 {
-	while (!done(user) && mesh__clock_now_ns() < until_ns)
+	struct mesh__timer limit = { .fire = only_wake };
+
+	if (done(user) || lp->is_closed)
+		return;
+	set_limit(lp, &limit, until_ns);
+	while (!done(user) && !lp->is_closed && mesh__clock_now_ns() < until_ns)
 		event_base_loop(lp->base, EVLOOP_ONCE);
+	mesh__timer_cancel(&limit);
 }

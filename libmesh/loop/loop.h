@@ -76,6 +76,7 @@ struct mesh__loop {
 	bool owns_base, has_thread, is_closed;
 	int32_t index;
 	pthread_t thread;
+	_Atomic pthread_t turner; /* shared: of a foreign base, the thread that turned it last; before that, the opener's */
 	const struct mesh__log *log;
 	uint64_t now_ns; /* refreshed at the start of each batch of work */
 	struct mesh__random random;
@@ -128,6 +129,9 @@ void mesh__loop_free(struct mesh__loop *lp); /* after stop; what is still held b
  * holder gives them back from any thread; task->run frees them and counts down, on the loop, or under a lock once it has gone.
  */
 void mesh__loop_return(struct mesh__loop *lp, struct mesh__task *task);
+
+/* Is it for this thread to turn the loop, if it waits for something that happens there? True in a foreign base's own thread. */
+bool mesh__loop_must_turn(const struct mesh__loop *lp);
 
 /* On a foreign base: turns it until `done` says so or `until_ns`. thread: the base's, outside its callbacks. */
 void mesh__loop_turn_until(struct mesh__loop *lp, bool (*done)(void *), void *user, uint64_t until_ns);

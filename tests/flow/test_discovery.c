@@ -180,6 +180,62 @@ static void what_others_put_into_the_registry_changes_nothing(void **state)
 	mesh_close(m);
 }
 
+static _Atomic bool stop_sweeping;
+
+static void *sweep_directory(void *path)
+{
+	const struct timespec pause = { 0, 1000 };
+
+	while (!atomic_load(&stop_sweeping)) {
+		rmdir(path);
+		nanosleep(&pause, NULL);
+	}
+	return NULL;
+}
+
+/* Clients that leave remove an empty directory of a service, which may be just when its server starts. */
+static void a_server_can_start_while_its_directory_comes_and_goes(void **state)
+{
+	mesh *m = OPEN_MESH("flap");
+	pthread_t thread;
+	char path[128];
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/registry/flap", test_dir);
+	atomic_store(&stop_sweeping, false);
+	pthread_create(&thread, NULL, sweep_directory, path);
+	for (int i = 0; i < (getenv("MESH_TEST_FEWER") ? 200 : 2000); i++)
+		mesh_server_free(serve_as(m, "flap", NULL, "x"));
+	atomic_store(&stop_sweeping, true);
+	pthread_join(thread, NULL);
+	mesh_close(m);
+}
+
+/* A login session that ends, or who tidies up: the registry goes away under living servers, and they come back. */
+static void servers_return_to_a_registry_that_was_removed(void **state)
+{
+	mesh *m = OPEN_MESH("caller");
+	mesh_server *server = serve_as(m, "users", NULL, "here"), *gone = serve_as(m, "gone", NULL, "x");
+	mesh_client *client = new_client(m, "users"), *other = new_client(m, "gone");
+	struct mesh_error err;
+	char path[128], said[32];
+
+	(void)state;
+	WAIT_FOR(list(client).count == 1 && list(other).count == 1);
+	snprintf(path, sizeof(path), "%s/registry", test_dir);
+	remove_tree(path);
+	mesh_server_free(gone);
+	WAIT_FOR(list(other).count == 0);
+	WAIT_FOR(list(client).count == 1 && call_once(client, said, sizeof(said), &err) == 0);
+	assert_string_equal(said, "here");
+	mesh_server_free(server); /* and leave it as always */
+	WAIT_FOR(list(client).count == 0);
+	assert_int_equal(list(other).count, 0);
+	mesh_client_free(client);
+	mesh_client_free(other);
+	mesh_close(m);
+}
+
 static void a_registry_that_is_not_private_is_refused(void **state)
 {
 	struct mesh_options opts = MESH_OPTIONS_INIT;
@@ -347,6 +403,33 @@ static void a_file_is_followed_and_a_broken_one_changes_nothing(void **state)
 	mesh_server_free(a);
 	mesh_server_free(b);
 	mesh_close(backend);
+}
+
+/* A copy that keeps times, or two changes within one tick of the clock: same inode, size and time, another text. */
+static void a_file_changed_in_place_is_read_though_its_time_is_the_same(void **state)
+{
+	char uri[160];
+	struct stat info;
+	mesh_client *client;
+	FILE *file;
+	mesh *m;
+
+	(void)state;
+	snprintf(file_path, sizeof(file_path), "%s/in-place.json", test_dir);
+	replace_file("{\"services\": {\"users\": [\"10.0.0.1:1\"]}}");
+	snprintf(uri, sizeof(uri), "file:%s", file_path);
+	m = OPEN_MESH("caller", "discovery", uri);
+	client = new_client(m, "users");
+	WAIT_FOR(strstr(list(client).addresses, "10.0.0.1:1"));
+	assert_int_equal(stat(file_path, &info), 0);
+	file = fopen(file_path, "r+");
+	fputs("{\"services\": {\"users\": [\"10.0.0.2:1\"]}}", file);
+	fflush(file);
+	assert_int_equal(futimens(fileno(file), (struct timespec[]){ info.st_atim, info.st_mtim }), 0);
+	fclose(file);
+	WAIT_FOR(strstr(list(client).addresses, "10.0.0.2:1"));
+	mesh_client_free(client);
+	mesh_close(m);
 }
 
 static void the_first_source_that_knows_a_name_wins(void **state)
@@ -550,10 +633,13 @@ int main(void)
 #endif
 		cmocka_unit_test(a_call_waits_for_a_server_that_is_about_to_start),
 		cmocka_unit_test(what_others_put_into_the_registry_changes_nothing),
+		cmocka_unit_test(a_server_can_start_while_its_directory_comes_and_goes),
+		cmocka_unit_test(servers_return_to_a_registry_that_was_removed),
 		cmocka_unit_test(a_registry_that_is_not_private_is_refused),
 		cmocka_unit_test(a_static_list_needs_no_file),
 		cmocka_unit_test(wrong_sources_are_refused_with_what_is_wrong),
 		cmocka_unit_test(a_file_is_followed_and_a_broken_one_changes_nothing),
+		cmocka_unit_test(a_file_changed_in_place_is_read_though_its_time_is_the_same),
 		cmocka_unit_test(the_first_source_that_knows_a_name_wins),
 		cmocka_unit_test(picks_come_from_any_thread_and_are_spread_and_counted),
 		cmocka_unit_test(picking_an_unknown_name_says_so),

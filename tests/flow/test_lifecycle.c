@@ -25,6 +25,29 @@ static void expect_call(mesh_client *client, int code)
 		fail_msg("%s instead of %s: %s", mesh_error_name(rc), mesh_error_name(code), err.message);
 }
 
+struct load {
+	mesh_client *client;
+	_Atomic bool stop;
+	_Atomic int calls, failed;
+};
+
+static void *call_on(void *user)
+{
+	struct load *load = user;
+
+	while (!atomic_load(&load->stop)) {
+		struct mesh_call_options opts = grpc_call("/t.S/Echo", "x", 1);
+		struct mesh_error err = MESH_ERROR_INIT;
+
+		if (mesh_client_call(load->client, &opts, NULL, &err)) {
+			print_message("%s\n", err.message);
+			atomic_fetch_add(&load->failed, 1);
+		}
+		atomic_fetch_add(&load->calls, 1);
+	}
+	return NULL;
+}
+
 static void open_and_close_a_thousand_times_leaks_nothing(void **state)
 {
 	int descriptors = 0, threads = 0, times = getenv("MESH_TEST_FEWER") ? 100 : 1000;
@@ -335,6 +358,94 @@ static void a_foreign_loop_runs_everything_in_its_own_thread(void **state)
 	event_base_free(base);
 }
 
+/* Whoever waits on a foreign base in its own thread turns it: nobody else would. */
+static void waiting_turns_a_foreign_loop(void **state)
+{
+	struct event_base *base = event_base_new();
+	struct mesh_options opts = MESH_OPTIONS_INIT;
+	struct mesh_call_options one = grpc_call("/t.S/Park", "x", 1), stream = grpc_call("/t.S/Echo", NULL, 0);
+	struct mesh_message message = { .size = sizeof(message) };
+	mesh *m, *backend = OPEN_MESH("self");
+	mesh_server *server = new_server(backend, NULL);
+	mesh_request *_Atomic parked = NULL;
+	mesh_client *client;
+	mesh_call *call;
+	uint64_t before_ns;
+
+	(void)state;
+	alarm(60);
+	add_handler(server, "/t.S/Park", MESH_HANDLER_GRPC, park, (void *)(uintptr_t)&parked);
+	add_handler(server, "*", MESH_HANDLER_GRPC, answer_echo, NULL);
+	start_server(server);
+	opts.service = "caller";
+	opts.event_base = base;
+	assert_int_equal(mesh_open(&opts, &m, NULL), 0);
+	client = new_client(m, "self");
+	stream.flags |= MESH_CALL_STREAM;
+	assert_int_equal(mesh_client_start(client, &stream, &call, NULL), 0);
+	assert_int_equal(mesh_call_recv(call, &message, 20), MESH_E_AGAIN);
+	assert_int_equal(mesh_call_send(call, "hello", 5, MESH_SEND_LAST, UINT32_MAX), 0);
+	assert_int_equal(mesh_call_recv(call, &message, UINT32_MAX), 1);
+	assert_memory_equal(message.data, "hello", 5);
+	mesh_message_release(&message);
+	assert_int_equal(mesh_call_recv(call, &message, UINT32_MAX), 0);
+	mesh_call_unref(call);
+	/* And no longer than it was told to: the loop's own timers are a second apart. */
+	assert_int_equal(mesh_client_start(client, &one, &call, NULL), 0);
+	before_ns = test_now_ns();
+	for (int i = 0; i < 20; i++)
+		assert_int_equal(mesh_call_wait(call, 2, NULL), MESH_E_AGAIN);
+	assert_true(test_now_ns() - before_ns < UINT64_C(10000000000));
+	mesh_call_cancel(call);
+	assert_int_equal(mesh_call_wait(call, UINT32_MAX, NULL), MESH_E_CANCELLED);
+	mesh_call_unref(call);
+	mesh_client_free(client);
+	mesh_close(m);
+	event_base_free(base);
+	mesh_request_unref(parked);
+	mesh_server_free(server);
+	mesh_close(backend);
+	alarm(0);
+}
+
+static void *call_twenty_times(void *user)
+{
+	struct load *load = user;
+	struct mesh_call_options opts = grpc_call("/t.S/Echo", "x", 1);
+
+	for (int i = 0; i < 20; i++)
+		load->failed += mesh_client_call(load->client, &opts, NULL, NULL) != 0;
+	atomic_store(&load->stop, true);
+	return NULL;
+}
+
+/* Only one thread may turn it: another that waits for a call just waits. */
+static void others_may_wait_while_a_foreign_loop_turns(void **state)
+{
+	struct event_base *base = event_base_new();
+	struct mesh_options opts = MESH_OPTIONS_INIT;
+	struct load load = { 0 };
+	mesh_server *server;
+	pthread_t thread;
+	mesh *m;
+
+	(void)state;
+	opts.service = "self";
+	opts.event_base = base;
+	assert_int_equal(mesh_open(&opts, &m, NULL), 0);
+	server = serve_echo(m);
+	load.client = new_client(m, "self");
+	pthread_create(&thread, NULL, call_twenty_times, &load);
+	while (!atomic_load(&load.stop))
+		event_base_loop(base, EVLOOP_ONCE);
+	pthread_join(thread, NULL);
+	assert_int_equal(load.failed, 0);
+	mesh_client_free(load.client);
+	mesh_server_free(server);
+	mesh_close(m);
+	event_base_free(base);
+}
+
 static void several_loops_share_the_work(void **state)
 {
 	mesh *m = OPEN_MESH("self", "loops", "3");
@@ -416,6 +527,104 @@ static void a_child_disturbs_neither_connections_nor_counters(void **state)
 	assert_int_equal(COUNTED(m, "mesh_connections_opened_total", "side", "client"), opened);
 	assert_int_equal(COUNTED(m, "mesh_calls_total", "service", "self"), calls + 5);
 	mesh_client_free(client);
+	mesh_server_free(server);
+	mesh_close(m);
+}
+
+static _Atomic pid_t forked_pid;
+
+/* A handler that forks: the child is not on a loop, whatever its stack says. */
+static void fork_inside(mesh_request *request, void *user)
+{
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		struct mesh_call_options opts = grpc_call("/t.S/Echo", "x", 1);
+		mesh_client *client;
+		mesh *m;
+
+		alarm(20);
+		m = OPEN_MESH("child");
+		client = new_client(m, "self");
+		CHILD_EXPECTS(mesh_client_call(client, &opts, NULL, NULL) == 0, 1);
+		mesh_client_free(client);
+		mesh_close(m);
+		_exit(0);
+	}
+	*(mesh_request **)user = mesh_request_ref(request); /* answered by the thread that waits for the child, not here */
+	atomic_store(&forked_pid, pid);
+}
+
+static void a_child_of_a_handler_is_on_no_loop(void **state)
+{
+	mesh *m = OPEN_MESH("self");
+	mesh_server *server = new_server(m, NULL);
+	mesh_client *client = new_client(m, "self");
+	struct mesh_call_options opts = grpc_call("/t.S/Fork", "x", 1);
+	mesh_request *request = NULL;
+	mesh_call *call;
+	int status;
+
+	(void)state;
+	add_handler(server, "/t.S/Fork", MESH_HANDLER_GRPC, fork_inside, &request);
+	add_handler(server, "*", MESH_HANDLER_GRPC, answer_echo, NULL);
+	start_server(server);
+	assert_int_equal(mesh_client_start(client, &opts, &call, NULL), 0);
+	WAIT_FOR(atomic_load(&forked_pid));
+	assert_int_equal(waitpid(forked_pid, &status, 0), forked_pid);
+	assert_int_equal(status, 0);
+	answer_echo(request, NULL);
+	mesh_request_unref(request);
+	assert_int_equal(mesh_call_wait(call, UINT32_MAX, NULL), 0);
+	mesh_call_unref(call);
+	mesh_client_free(client);
+	mesh_server_free(server);
+	mesh_close(m);
+}
+
+/* Prefork: eight children at once, out of a process whose threads call all the time. */
+static void children_work_while_their_parent_does(void **state)
+{
+	enum { CHILDREN = 8 };
+	int calls = getenv("MESH_TEST_FEWER") ? 100 : 1000, status;
+	mesh *m = OPEN_MESH("self");
+	mesh_server *server = serve_echo(m);
+	struct load load = { .client = new_client(m, "self") };
+	pthread_t threads[2];
+	pid_t pids[CHILDREN];
+
+	(void)state;
+	for (int i = 0; i < 2; i++)
+		pthread_create(&threads[i], NULL, call_on, &load);
+	for (int i = 0; i < CHILDREN; i++) {
+		WAIT_FOR(atomic_load(&load.calls) > i * 20);
+		pids[i] = fork();
+		if (pids[i] == 0) {
+			struct mesh_call_options opts = grpc_call("/t.S/Echo", "x", 1);
+			mesh_client *client;
+
+			alarm(60);
+			mesh_client_free(load.client);
+			mesh_close(m);
+			m = OPEN_MESH("child");
+			client = new_client(m, "self");
+			for (int k = 0; k < calls; k++)
+				CHILD_EXPECTS(mesh_client_call(client, &opts, NULL, NULL) == 0, 1);
+			mesh_client_free(client);
+			mesh_close(m);
+			_exit(0);
+		}
+		assert_true(pids[i] > 0);
+	}
+	for (int i = 0; i < CHILDREN; i++) {
+		assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
+		assert_int_equal(status, 0);
+	}
+	atomic_store(&load.stop, true);
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	assert_int_equal(load.failed, 0);
+	mesh_client_free(load.client);
 	mesh_server_free(server);
 	mesh_close(m);
 }
@@ -565,29 +774,6 @@ static void closing_ends_a_drain(void **state)
 }
 
 /* Replicas are replaced one by one under load, from several threads: nobody notices. */
-struct load {
-	mesh_client *client;
-	_Atomic bool stop;
-	_Atomic int calls, failed;
-};
-
-static void *call_on(void *user)
-{
-	struct load *load = user;
-
-	while (!atomic_load(&load->stop)) {
-		struct mesh_call_options opts = grpc_call("/t.S/Echo", "x", 1);
-		struct mesh_error err = MESH_ERROR_INIT;
-
-		if (mesh_client_call(load->client, &opts, NULL, &err)) {
-			print_message("%s\n", err.message);
-			atomic_fetch_add(&load->failed, 1);
-		}
-		atomic_fetch_add(&load->calls, 1);
-	}
-	return NULL;
-}
-
 static void a_rolling_restart_loses_no_call(void **state)
 {
 	mesh *m = OPEN_MESH("caller"), *replicas[3];
@@ -636,10 +822,14 @@ int main(void)
 		cmocka_unit_test(a_server_may_be_freed_while_its_mesh_drains_or_closes),
 		cmocka_unit_test(closing_inside_a_callback_is_refused),
 		cmocka_unit_test(a_foreign_loop_runs_everything_in_its_own_thread),
+		cmocka_unit_test(waiting_turns_a_foreign_loop),
+		cmocka_unit_test(others_may_wait_while_a_foreign_loop_turns),
 		cmocka_unit_test(several_loops_share_the_work),
 #ifndef TEST_UNDER_THREAD_SANITIZER /* it cannot follow a fork of several threads */
 		cmocka_unit_test(a_child_disturbs_neither_connections_nor_counters),
 		cmocka_unit_test(a_child_may_end_without_closing_anything),
+		cmocka_unit_test(a_child_of_a_handler_is_on_no_loop),
+		cmocka_unit_test(children_work_while_their_parent_does),
 #endif
 		cmocka_unit_test(exec_leaks_no_descriptor),
 		cmocka_unit_test(draining_lets_what_is_in_flight_end),
