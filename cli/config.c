@@ -20,9 +20,9 @@ static const struct arg args[] = {
 	{ 0 },
 };
 
-/* Warnings of mesh_open(), as they come. It runs in one thread while the options are read; later lines are not wanted. */
+/* What mesh_open() logs, as it comes. It runs in one thread while the options are read; later lines are not wanted. */
 struct warnings {
-	json_t *lines;
+	json_t *lines, *problems;
 	bool is_closed;
 };
 
@@ -35,10 +35,14 @@ struct listing {
 
 static void on_log(int32_t level, const char *line, void *user)
 {
+	static const char subject[] = "options: ";
 	struct warnings *warnings = user;
 
-	if (level <= MESH_LOG_WARN && !warnings->is_closed)
-		json_array_append_new(warnings->lines, json_text(line, strlen(line)));
+	if (level > MESH_LOG_WARN || warnings->is_closed)
+		return;
+	if (strncmp(line, subject, strlen(subject)) == 0)
+		line += strlen(subject);
+	json_array_append_new(level == MESH_LOG_WARN ? warnings->lines : warnings->problems, json_text(line, strlen(line)));
 }
 
 static bool is_wanted(const struct listing *listing, const struct mesh_option_info *info)
@@ -102,6 +106,18 @@ static void print_warnings(const struct warnings *warnings)
 		complain("warning: %s", json_string_value(line));
 }
 
+/* The log has every problem, the sentence of the error only those that fit. */
+static void print_problems(const struct warnings *warnings, const struct mesh_error *err)
+{
+	size_t i;
+	json_t *line;
+
+	json_array_foreach(warnings->problems, i, line)
+		complain("%s", json_string_value(line));
+	if (json_array_size(warnings->problems) == 0)
+		session_complain(err);
+}
+
 static int print_listing(mesh *m, struct listing *listing, struct warnings *warnings)
 {
 	static const struct table_column columns[] = { { "OPTION", false }, { "VALUE", false },	{ "FROM", false },
@@ -135,7 +151,7 @@ static int print_listing(mesh *m, struct listing *listing, struct warnings *warn
 static int run(const struct command *cmd, int argc, char **argv)
 {
 	struct config_args given = { 0 };
-	struct warnings warnings = { json_array(), false };
+	struct warnings warnings = { json_array(), json_array(), false };
 	struct mesh_options opts = MESH_OPTIONS_INIT;
 	struct mesh_error err = MESH_ERROR_INIT;
 	mesh *m = NULL;
@@ -143,8 +159,8 @@ static int run(const struct command *cmd, int argc, char **argv)
 	enum args_result result = args_parse(cmd, argc, argv, &given, &first);
 
 	if (result != ARGS_GO) {
-		json_decref(warnings.lines);
-		return result == ARGS_DONE ? EXIT_DONE : EXIT_USAGE;
+		status = result == ARGS_DONE ? EXIT_DONE : EXIT_USAGE;
+		goto out;
 	}
 	opts.log = on_log;
 	opts.log_user = &warnings;
@@ -155,10 +171,12 @@ static int run(const struct command *cmd, int argc, char **argv)
 		mesh_close(m);
 	} else {
 		print_warnings(&warnings);
-		session_complain(&err);
+		print_problems(&warnings, &err);
 		status = session_status(&err);
 	}
+out:
 	json_decref(warnings.lines);
+	json_decref(warnings.problems);
 	return status;
 }
 

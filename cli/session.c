@@ -24,7 +24,7 @@ static void complain_about_options(const struct mesh_error *err)
 			*next = '\0';
 			next += 2;
 		}
-		complain("%s", rest);
+		complain("%s%s", rest, strncmp(rest, "and ", 4) == 0 && !next ? ": `mesh config` lists all" : "");
 	}
 }
 

@@ -178,7 +178,7 @@ static void print_options(void)
 		printf("\\fR (\\fBMESH_%s\\fR)\n", row->constant);
 		print_text(row->help);
 		printf("\n.br\n%s", type_help(row->type));
-		if (!strcmp(row->type, "CHOICE")) {
+		if (!strcmp(row->type, "CHOICE") || (!strcmp(row->type, "TEXT") && *row->max)) {
 			fputs(": ", stdout);
 			print_text(row->max);
 		} else if (*row->max) {
@@ -316,6 +316,8 @@ static void print_abi(void)
 		add(row, "default", json_string(from->value));
 		if (is_choice)
 			add(row, "choices", json_string(from->max));
+		else if (!strcmp(from->type, "TEXT") && *from->max)
+			add(row, "form", json_string(from->max));
 		else if (*from->max)
 			add(row, "range", json_sprintf("%s..%s", from->min, from->max));
 		add(row, "per_service", json_boolean(!strcmp(from->scope, "SERVICE")));

@@ -4,6 +4,7 @@
  */
 #include "config/config.h"
 
+#include "base/address.h"
 #include "base/fault.h"
 #include "base/map.h"
 #include "base/memory.h"
@@ -12,6 +13,7 @@
 #include "base/distance.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -127,6 +129,36 @@ static int parse_choice(const char *words, const char *text, uint64_t *index, co
 	return -1;
 }
 
+/* IPv6 with or without brackets; what is announced gets its port from the socket. */
+static bool is_ip(const char *text, const char **why)
+{
+	bool is_bare_v6 = strchr(text, ':') && text[0] != '[';
+	struct mesh__address address;
+	char with_port[MESH__ADDRESS_TEXT_MAX + 8];
+	size_t len = (size_t)snprintf(with_port, sizeof(with_port), is_bare_v6 ? "[%s]:0" : "%s:0", text);
+
+	return len < sizeof(with_port) && mesh__address_parse(&address, with_port, len, why) == 0;
+}
+
+static int parse_text(const char *form, const char *text, const char **why)
+{
+	struct mesh__address address;
+
+	for (const char *at = text; *at; at++)
+		if ((unsigned char)*at < 0x20 || *at == 0x7f) {
+			*why = "it has control characters";
+			return -1;
+		}
+	if (!*text || !*form)
+		return 0;
+	*why = *form == '/' ? "it is no absolute path" : "it is no IP address";
+	if (*form == '/')
+		return *text == '/' ? 0 : -1;
+	if (strcmp(form, "IP:PORT") == 0)
+		return mesh__address_parse(&address, text, strlen(text), why);
+	return is_ip(text, why) ? 0 : -1;
+}
+
 static int parse_value(const struct row *row, const char *text, uint64_t *number, const char **why)
 {
 	*number = 0;
@@ -142,22 +174,17 @@ static int parse_value(const struct row *row, const char *text, uint64_t *number
 	case TYPE_CHOICE:
 		return parse_choice(row->max, text, number, why);
 	case TYPE_TEXT:
-		for (const char *at = text; *at; at++)
-			if ((unsigned char)*at < 0x20 || *at == 0x7f) {
-				*why = "it has control characters";
-				return -1;
-			}
-		return 0;
+		return parse_text(row->max, text, why);
 	}
 	return 0;
 }
 
 static void print_range(const struct row *row, char *text, size_t capacity)
 {
-	if (row->type == TYPE_CHOICE)
+	if (row->type == TYPE_CHOICE || row->type == TYPE_TEXT)
 		snprintf(text, capacity, "%s", row->max);
-	else if (row->type == TYPE_TEXT || row->type == TYPE_BOOL)
-		snprintf(text, capacity, "%s", row->type == TYPE_BOOL ? "true|false" : "");
+	else if (row->type == TYPE_BOOL)
+		snprintf(text, capacity, "true|false");
 	else
 		snprintf(text, capacity, "%s..%s", row->min, row->max);
 }
@@ -219,7 +246,6 @@ static struct setting *new_setting(const char *service, const char *text, const 
 	return setting;
 }
 
-/* One value from anywhere. `service` NULL: in general. */
 /* What the API has set before for the same option and service. */
 static struct setting *find_given(struct mesh__config *cfg, uint32_t option, const char *service)
 {
@@ -233,6 +259,7 @@ static struct setting *find_given(struct mesh__config *cfg, uint32_t option, con
 	return NULL;
 }
 
+/* One value from anywhere. `service` NULL: in general. */
 static void give(struct report *report, uint32_t option, const char *service, const char *text, const char *source, enum value_rank rank)
 {
 	const struct row *row = &rows[option];
@@ -247,7 +274,7 @@ static void give(struct report *report, uint32_t option, const char *service, co
 		return;
 	}
 	if (parse_value(row, text, &number, &why)) {
-		complain(report, "%s: %s = \"%.48s\": %s (allowed: %s)", source, row->name, text, why, range);
+		complain(report, "%s: %s = \"%.48s\": %s (allowed: %s)", source, row->name, text, why, *range ? range : "any text");
 		return;
 	}
 	if (!is_in_range(row, number)) {
@@ -473,13 +500,16 @@ static void read_text(struct report *report, const char *path, char *text, size_
 
 static void read_file(struct report *report, const char *path)
 {
-	FILE *file = fopen(path, "re");
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hold us */
+	FILE *file = fd >= 0 ? fdopen(fd, "r") : NULL;
 	char *text = NULL;
 	struct stat info;
 	size_t len;
 
 	if (!file) {
 		complain(report, "environment MESH_CONFIG: cannot open %.200s: %s", path, strerrordesc_np(errno));
+		if (fd >= 0)
+			close(fd);
 		return;
 	}
 	if (fstat(fileno(file), &info) || !S_ISREG(info.st_mode) || info.st_size > FILE_BYTES_MAX) {

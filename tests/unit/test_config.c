@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -150,6 +151,20 @@ static void every_problem_is_reported_at_once(void **state)
 	assert_non_null(strstr(logged, "MESH_LOOPS__USERS: option loops cannot be set for one service"));
 }
 
+static void texts_with_a_form_are_checked_like_numbers(void **state)
+{
+	const char *said = REFUSAL("MESH_LISTEN=here", "MESH_ADVERTISE=me", "MESH_STATS_DIR=counters", "MESH_RUNTIME_DIR=./run");
+
+	(void)state;
+	assert_non_null(strstr(said, "listen = \"here\": expected IP:PORT, or [IPv6]:PORT (allowed: IP:PORT)"));
+	assert_non_null(strstr(logged, "advertise = \"me\""));
+	assert_non_null(strstr(logged, "stats.dir = \"counters\": it is no absolute path"));
+	assert_non_null(strstr(logged, "runtime.dir = \"./run\": it is no absolute path"));
+	mesh__config_free(READ("MESH_LISTEN=[::1]:80", "MESH_ADVERTISE=::1", "MESH_STATS_DIR=/dev/shm/x"));
+	mesh__config_free(READ("MESH_LISTEN=0.0.0.0:0", "MESH_ADVERTISE=[fe80::1]"));
+	mesh__config_free(READ("MESH_ADVERTISE=10.0.0.1"));
+}
+
 /* Even when there are more than fit: the log has them all, the sentence says how many more. */
 static void more_problems_than_fit_are_counted(void **state)
 {
@@ -217,6 +232,9 @@ static void broken_files_name_the_line(void **state)
 	assert_non_null(strstr(REFUSAL(config), "can only come from the environment"));
 	assert_non_null(strstr(REFUSAL("MESH_CONFIG=/nowhere/mesh.conf"), "cannot open /nowhere/mesh.conf"));
 	assert_non_null(strstr(REFUSAL("MESH_CONFIG=/dev/zero"), "is not a file of at most 1 MiB"));
+	assert_int_equal(unlink(file_path), 0);
+	assert_int_equal(mkfifo(file_path, 0600), 0);
+	assert_non_null(strstr(REFUSAL(config), "is not a file of at most 1 MiB")); /* and does not wait for a writer */
 }
 
 static void live_options_change_and_others_do_not(void **state)
@@ -311,6 +329,7 @@ int main(void)
 		cmocka_unit_test(one_service_can_have_its_own_value),
 		cmocka_unit_test_setup_teardown(sections_of_a_file_are_for_one_service, make_file, remove_file),
 		cmocka_unit_test(every_problem_is_reported_at_once),
+		cmocka_unit_test(texts_with_a_form_are_checked_like_numbers),
 		cmocka_unit_test(more_problems_than_fit_are_counted),
 		cmocka_unit_test(unknown_names_are_warnings_with_the_nearest_known),
 		cmocka_unit_test(an_empty_variable_counts_as_unset),
