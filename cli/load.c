@@ -28,6 +28,7 @@ enum { REASONS_MAX = 32, OPEN_LIMIT_DEFAULT = 10000, CLOSED_DEFAULT = 16 };
 
 #define TICK_NS UINT64_C(10000000)      /* how often resting slots start again, and signals are looked for */
 #define PROGRESS_NS UINT64_C(500000000) /* how often the live line is drawn */
+#define LATE_NS UINT64_C(250000000)     /* how late a busy machine may let us start what was due before the end */
 #define DURATION_DEFAULT_NS UINT64_C(10000000000)
 
 struct load_args {
@@ -319,10 +320,13 @@ static double next_gap_ns(struct load *load)
 /* Calls that were due and never started: each is a failure, and has waited at least so long. */
 static void record_unstarted(struct load *load, double planned_ns, uint64_t end_ns)
 {
+	const char *why = load->free_slots ? "mesh load could not start calls at this rate: this machine is too busy for it" :
+		"the limit of calls under way (-c) was reached until the end: the service does not keep up with this rate";
+
 	for (; planned_ns < (double)end_ns && may_start(load); planned_ns += next_gap_ns(load)) {
 		load->started++;
 		record_end(load, (uint64_t)planned_ns, end_ns);
-		count_reason(load, "not started in time", "the limit of calls under way (-c) was reached until the end: the service does not keep up with this rate");
+		count_reason(load, "not started in time", why);
 	}
 }
 
@@ -333,7 +337,7 @@ static void run_open(struct load *load, struct pulse *pulse, uint64_t end_ns)
 	prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
 	while (may_start(load)) {
 		uint64_t now = now_ns();
-		if (now >= end_ns)
+		if (now >= end_ns && (planned_ns >= (double)end_ns || !load->free_slots || now >= end_ns + LATE_NS))
 			break;
 		beat(load, pulse, now);
 		if ((double)now >= planned_ns && load->free_slots) {
