@@ -234,13 +234,20 @@ static bool announces_too_much(const struct mesh_request *request, const struct 
 	return length->value && mesh__number_parse_count(length->value, &bytes, &why) == 0 && bytes > request->server->message_max_bytes;
 }
 
+/* RFC 9110, 10.1.1: some wait for seconds, some for ever, before they send the body. */
+static bool expects_continue(const struct mesh__wanted *expect)
+{
+	return expect->value && expect->value_len == 12 && strncasecmp(expect->value, "100-continue", 12) == 0;
+}
+
 static void on_headers(struct mesh__stream *stream, bool is_end)
 {
-	enum { PATH, TYPE, TIMEOUT, ENCODING, LENGTH, METHOD, COUNT };
+	enum { PATH, TYPE, TIMEOUT, ENCODING, LENGTH, METHOD, EXPECT, COUNT };
 	struct mesh__wanted found[COUNT] = {
 		[PATH] = { .name = ":path", .name_len = 5 },	  [TYPE] = { .name = "content-type", .name_len = 12 },
 		[TIMEOUT] = { .name = "grpc-timeout", .name_len = 12 }, [ENCODING] = { .name = "grpc-encoding", .name_len = 13 },
 		[LENGTH] = { .name = "content-length", .name_len = 14 }, [METHOD] = { .name = ":method", .name_len = 7 },
+		[EXPECT] = { .name = "expect", .name_len = 6 },
 	};
 	struct mesh_request *request = of(stream);
 
@@ -278,6 +285,8 @@ static void on_headers(struct mesh__stream *stream, bool is_end)
 		}
 		if (is_end)
 			mesh__pipe_end_input(request->pipe);
+		else if (expects_continue(&found[EXPECT]))
+			mesh__stream_continue(stream);
 		mesh__dispatch_later(request);
 	} else if (is_end) {
 		stream->events->on_end(stream);
@@ -285,6 +294,8 @@ static void on_headers(struct mesh__stream *stream, bool is_end)
 		refuse_body(request, MESH_E_TOO_LARGE);
 	} else {
 		stream->is_gathering = true;
+		if (expects_continue(&found[EXPECT]))
+			mesh__stream_continue(stream);
 	}
 }
 

@@ -217,6 +217,9 @@ static void on_flush(struct mesh__flush *flush, struct mesh__loop *lp)
 	(void)lp;
 	if (conn->state == MESH__CONN_CONNECTING)
 		return;
+	/* Our SETTINGS wait for the peer's first bytes: they tell whether it would understand them. */
+	if (conn->state == MESH__CONN_OPEN && conn->is_server && !conn->has_input)
+		return;
 	if (conn->fd >= 0 && !conn->unsent_len && conn->session && !conn->is_broken)
 		serialise(conn);
 	if (conn->sent_cell && conn->written_bytes != written)
@@ -235,6 +238,26 @@ static void on_flush(struct mesh__flush *flush, struct mesh__loop *lp)
 }
 
 /* --- reading --- */
+
+/* Does the first line that we get ask for HTTP/1? (Without a line end yet it is as much of it as there is.) */
+static bool is_http1(const uint8_t *data, size_t len)
+{
+	static const char version[] = " HTTP/1.";
+	const uint8_t *line_end = memchr(data, '\n', len);
+
+	return memmem(data, line_end ? (size_t)(line_end - data) : len, version, sizeof(version) - 1) != NULL;
+}
+
+/* In the peer's own words; frames would be garbage to it. */
+static void turn_away_http1(struct mesh__conn *conn)
+{
+	static const char answer[] = "HTTP/1.1 505 HTTP Version Not Supported\r\nconnection: close\r\ncontent-type: text/plain\r\n\r\n"
+				     "This server speaks HTTP/2 from the first byte on, and nothing else (curl --http2-prior-knowledge).\n";
+
+	mesh__socket_send(conn->fd, answer, sizeof(answer) - 1); /* into an empty socket; if even that fails, closing must do */
+	conn->is_broken = true;
+	mesh__conn_close(conn, MESH_E_PROTOCOL, "protocol", "the peer speaks HTTP/1, not HTTP/2");
+}
 
 static void read_some(struct mesh__conn *conn)
 {
@@ -257,6 +280,11 @@ static void read_some(struct mesh__conn *conn)
 		}
 		total += (uint64_t)n;
 		more = n == MESH__LOOP_BUFFER_BYTES;
+		if (conn->is_server && !conn->has_input && is_http1(lp->scratch, (size_t)n)) {
+			turn_away_http1(conn);
+			break;
+		}
+		conn->has_input = true;
 		rv = nghttp2_session_mem_recv(conn->session, lp->scratch, (size_t)n);
 		if (rv < 0)
 			mesh__h2_input_failed(conn, (int)rv);

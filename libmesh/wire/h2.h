@@ -109,7 +109,8 @@ struct mesh__conn {
 	struct nghttp2_session *session;
 	enum mesh__conn_state state;
 	bool is_server, got_settings, reading_paused, said_last_goaway;
-	bool is_broken; /* the socket failed: nothing more can be written */
+	bool is_broken; /* the socket failed, or the peer would not understand: nothing more is written */
+	bool has_input; /* server: the peer has said something */
 	int fd;
 	struct mesh__watch watch;
 	struct mesh__flush flush;
@@ -160,6 +161,9 @@ void mesh__stream_init(struct mesh__stream *stream, const struct mesh__stream_ev
 
 /* Server: the header block of the answer. Without a body the stream ends with it. */
 int mesh__stream_respond(struct mesh__stream *stream, const struct mesh_header *fields, uint32_t count, bool has_body);
+
+/* Server: 100 (Continue), for a peer that waits for it with the body. Before mesh__stream_respond(). */
+void mesh__stream_continue(struct mesh__stream *stream);
 
 void mesh__stream_send(struct mesh__stream *stream, struct mesh__chunk *chunk);
 /* No chunk follows. `trailers` (may be none) must live until on_close. */

@@ -234,6 +234,16 @@ int mesh__stream_respond(struct mesh__stream *stream, const struct mesh_header *
 	return rc == NGHTTP2_ERR_NOMEM ? MESH_E_NOMEM : MESH_E_STATE;
 }
 
+void mesh__stream_continue(struct mesh__stream *stream)
+{
+	struct mesh_header status = { ":status", "100", 7, 3 };
+	nghttp2_nv nv;
+
+	/* Out of memory? Who waits for this waits only so long. */
+	nghttp2_submit_headers(stream->conn->session, NGHTTP2_FLAG_NONE, stream->id, NULL, &nv, to_nv(&status, 1, &nv), stream);
+	mesh__loop_flush_later(stream->conn->lp, &stream->conn->flush);
+}
+
 static void wake_body(struct mesh__stream *stream)
 {
 	struct mesh__conn *conn = stream->conn;
