@@ -324,8 +324,15 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
 		refuse_headers(conn, stream);
 		return 0;
 	}
-	if (mesh__headers_add(headers, &conn->lp->pool, name, name_len, value, value_len))
+	/* Trailers of a request: nobody can ask for them, and adding would move headers that a handler on another thread reads. */
+	if (conn->is_server && stream->has_headers) {
+		headers->cost_bytes += (uint32_t)(name_len + value_len + 32);
+		return 0;
+	}
+	if (mesh__headers_add(headers, &conn->lp->pool, name, name_len, value, value_len)) {
+		conn->header_since_ns = 0;
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+	}
 	return 0;
 }
 
