@@ -19,7 +19,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { READS_PER_TURN_MAX = 4 /* then the others get their turn */ };
+enum {
+	READS_PER_TURN_MAX = 4, /* then the others get their turn */
+	OUTBOUND_FRAMES_MAX = 1000 /* of control: answers to a peer that does not read them */
+};
 
 #define TICK_NS MESH__NS_PER_SEC /* how often a connection looks at its timeouts: they are seconds to minutes */
 
@@ -199,9 +202,15 @@ static void serialise(struct mesh__conn *conn)
 	mesh__h2_gather_flush(conn);
 }
 
+/*
+ * A server does not read from a peer that does not read: nearly every frame is answered by one that would be kept here. As long as
+ * the socket takes what we write we go on reading, however much waits in streams: the peer's WINDOW_UPDATE is what lets it out.
+ */
 static void pause_or_resume_reading(struct mesh__conn *conn)
 {
-	bool pause = conn->queued_bytes > (conn->reading_paused ? conn->limits.queued_bytes_max / 2 : conn->limits.queued_bytes_max);
+	bool pause = conn->is_server && conn->unsent_len &&
+		     (conn->queued_bytes > conn->limits.queued_bytes_max ||
+		      nghttp2_session_get_outbound_queue_size(conn->session) > OUTBOUND_FRAMES_MAX);
 
 	if (pause == conn->reading_paused)
 		return;

@@ -6,7 +6,8 @@
  * connection gone.
  *
  * Memory is bounded: received bytes by the windows (bytes are given back when the reader takes them), bytes to send by the
- * owner's accounting per stream and by `queued_bytes` per connection: over the limit we stop reading from the peer.
+ * owner's accounting per stream and by `queued_bytes` per connection: over the limit a server takes no new streams, and while the
+ * peer does not read, neither do we.
  */
 #ifndef MESH_WIRE_H2_H
 #define MESH_WIRE_H2_H
@@ -41,7 +42,7 @@ struct mesh__conn_limits {
 	uint32_t streams_max;          /* that the peer may have open (server), or that we want open at once (client) */
 	uint32_t stream_window_bytes, connection_window_bytes;
 	uint32_t header_bytes_max, header_count_max;
-	uint64_t queued_bytes_max;     /* over it we stop reading */
+	uint64_t queued_bytes_max;     /* over it a server takes no new streams, nor reads from a peer that does not read either */
 	uint64_t connect_timeout_ns, preface_timeout_ns, header_timeout_ns, body_timeout_ns, write_timeout_ns, idle_timeout_ns;
 	uint64_t age_max_ns;           /* 0: no limit */
 	uint64_t keepalive_interval_ns, keepalive_timeout_ns; /* interval 0: off */
