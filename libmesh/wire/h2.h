@@ -33,6 +33,7 @@ enum {
 	MESH__H2_NO_ERROR = 0x0,
 	MESH__H2_PROTOCOL_ERROR = 0x1,
 	MESH__H2_INTERNAL_ERROR = 0x2,
+	MESH__H2_STREAM_CLOSED = 0x5,
 	MESH__H2_REFUSED_STREAM = 0x7,
 	MESH__H2_CANCEL = 0x8,
 	MESH__H2_ENHANCE_YOUR_CALM = 0xb
@@ -124,6 +125,13 @@ struct mesh__conn {
 	uint8_t *gather; /* lp->scratch while flushing */
 	size_t gathered;
 	uint64_t enqueued_bytes, written_bytes, queued_bytes; /* queued: chunks of all streams */
+	int32_t header_stream_id; /* whose header block began at header_since_ns */
+	int32_t last_peer_id;     /* server: the highest stream that the peer has opened */
+	struct {
+		int32_t ids[32];   /* streams that we reset: what the peer had on its way for them is ignored (RFC 9113, 5.1) */
+		uint32_t count;    /* ever */
+		int32_t forgotten; /* the highest that fell out of the list */
+	} resets;
 	uint64_t opened_ns, last_read_ns, last_write_ns, last_active_ns, header_since_ns, ping_sent_ns, drain_since_ns;
 	struct mesh__abuse abuse;
 	mesh__cell *sent_cell, *received_cell; /* bytes on the wire; may be NULL */
