@@ -426,12 +426,13 @@ static void on_control_frame(struct mesh__conn *conn, const nghttp2_frame *frame
 			conn->events->on_room(conn);
 		break;
 	case NGHTTP2_PING:
+		mesh__h2_count_abuse(conn, MESH__ABUSE_PING, conn->lp->now_ns); /* answers, too: nobody needs many of them */
 		if (!(frame->hd.flags & NGHTTP2_FLAG_ACK))
-			mesh__h2_count_abuse(conn, MESH__ABUSE_PING, conn->lp->now_ns);
-		else if (memcmp(frame->ping.opaque_data, drain_ping, sizeof(drain_ping)) == 0)
-			mesh__h2_say_last_goaway(conn);
-		else
+			break;
+		if (memcmp(frame->ping.opaque_data, drain_ping, sizeof(drain_ping)) != 0)
 			conn->ping_sent_ns = 0;
+		else if (conn->state == MESH__CONN_DRAINING)
+			mesh__h2_say_last_goaway(conn);
 		break;
 	case NGHTTP2_GOAWAY:
 		conn->said_last_goaway = true;
@@ -464,6 +465,8 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
 	if (!stream || stream->ended_by_peer)
 		return 0;
 	stream->last_in_ns = conn->lp->now_ns;
+	if (frame->hd.type == NGHTTP2_DATA && !is_end && frame->hd.length && frame->hd.length == frame->data.padlen)
+		mesh__h2_count_abuse(conn, MESH__ABUSE_EMPTY, conn->lp->now_ns);
 	if (frame->hd.type == NGHTTP2_HEADERS) {
 		on_header_block(conn, stream, is_end);
 	} else if (is_end) {
@@ -488,8 +491,10 @@ static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, 
 	case NGHTTP2_CONTINUATION:
 	case NGHTTP2_SETTINGS:
 	case NGHTTP2_PING:
-	case NGHTTP2_GOAWAY:
 	case NGHTTP2_PUSH_PROMISE:
+		break;
+	case NGHTTP2_GOAWAY:
+		mesh__h2_count_abuse(conn, MESH__ABUSE_GOAWAY, conn->lp->now_ns);
 		break;
 	case NGHTTP2_DATA:
 		if (hd->length == 0 && !(hd->flags & NGHTTP2_FLAG_END_STREAM))
@@ -614,6 +619,7 @@ static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, v
 void mesh__h2_input_failed(struct mesh__conn *conn, int nghttp2_error)
 {
 	const char *reason = "protocol", *text = nghttp2_strerror(nghttp2_error);
+	uint32_t error_code;
 
 	switch (nghttp2_error) {
 	case NGHTTP2_ERR_BAD_CLIENT_MAGIC:
@@ -638,7 +644,11 @@ void mesh__h2_input_failed(struct mesh__conn *conn, int nghttp2_error)
 	}
 	if (conn->is_server && strcmp(reason, "protocol") != 0)
 		conn->events->on_abuse(conn, reason);
-	nghttp2_session_terminate_session(conn->session, NGHTTP2_PROTOCOL_ERROR);
+	if (nghttp2_error == NGHTTP2_ERR_NOMEM)
+		error_code = MESH__H2_INTERNAL_ERROR;
+	else
+		error_code = strcmp(reason, "protocol") == 0 ? MESH__H2_PROTOCOL_ERROR : MESH__H2_ENHANCE_YOUR_CALM;
+	nghttp2_session_terminate_session(conn->session, error_code);
 	mesh__conn_close(conn, nghttp2_error == NGHTTP2_ERR_NOMEM ? MESH_E_NOMEM : MESH_E_PROTOCOL, reason, text);
 }
 
