@@ -349,7 +349,10 @@ static void check_streams(struct mesh__conn *conn, uint64_t now_ns)
 		struct mesh__stream *stream = MESH__CONTAINER(node, struct mesh__stream, node);
 
 		next = node->next;
-		if (stream->is_gathering && is_over(stream->last_in_ns, conn->limits.body_timeout_ns, now_ns)) {
+		if (stream->end_sent && conn->is_server) {
+			if (is_over(stream->last_out_ns, TICK_NS, now_ns)) /* answered, but the request does not end */
+				mesh__stream_reset(stream, MESH__H2_NO_ERROR);
+		} else if (stream->is_gathering && is_over(stream->last_in_ns, conn->limits.body_timeout_ns, now_ns)) {
 			mesh__h2_count_abuse(conn, MESH__ABUSE_PROVOKED, now_ns);
 			mesh__stream_reset(stream, MESH__H2_CANCEL);
 		} else if (stream->out_bytes && !stream->is_deferred && is_over(stream->last_out_ns, conn->limits.write_timeout_ns, now_ns)) {

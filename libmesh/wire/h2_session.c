@@ -480,8 +480,8 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
 static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, void *user)
 {
 	struct mesh__conn *conn = user;
+	const struct mesh__stream *stream;
 
-	(void)session;
 	if (!conn->is_server)
 		return 0;
 	switch (hd->type) {
@@ -501,7 +501,9 @@ static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, 
 			mesh__h2_count_abuse(conn, MESH__ABUSE_EMPTY, conn->lp->now_ns);
 		break;
 	case NGHTTP2_RST_STREAM:
-		mesh__h2_count_abuse(conn, MESH__ABUSE_RESET, conn->lp->now_ns);
+		stream = nghttp2_session_get_stream_user_data(session, hd->stream_id);
+		if (!stream || !stream->end_sent) /* or the answer made the rest of the request pointless: that saves us work */
+			mesh__h2_count_abuse(conn, MESH__ABUSE_RESET, conn->lp->now_ns);
 		break;
 	case NGHTTP2_PRIORITY:
 		if (hd->stream_id == 0) /* we ignore priorities, and so does nghttp2, this rule included */
@@ -542,6 +544,11 @@ static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t id, co
 		return 0;
 	}
 	stream->received_bytes += len;
+	/* We have answered already: the rest is thrown away, and the stream's window stays shut. */
+	if (conn->is_server && stream->end_sent) {
+		nghttp2_session_consume_connection(session, len);
+		return 0;
+	}
 	stream->unconsumed_bytes += (uint32_t)len;
 	stream->last_in_ns = conn->lp->now_ns;
 	stream->events->on_data(stream, data, len);
@@ -610,8 +617,12 @@ static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, v
 	if (!stream)
 		return 0;
 	stream->end_sent = true;
-	/* The answer is out before the request has ended: the rest of it is of no interest (RFC 9113, 8.1). */
-	if (conn->is_server && !stream->ended_by_peer)
+	stream->last_out_ns = conn->lp->now_ns;
+	/*
+	 * The answer is out before the request has ended: the rest of it is of no interest (RFC 9113, 8.1). Behind a body
+	 * check_streams() says so a little later, since there are clients that lose the body otherwise.
+	 */
+	if (conn->is_server && !stream->ended_by_peer && frame->hd.type == NGHTTP2_HEADERS)
 		nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, stream->id, NGHTTP2_NO_ERROR);
 	return 0;
 }
