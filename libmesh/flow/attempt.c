@@ -171,6 +171,8 @@ static void explain_close(struct mesh_call *call, const struct mesh__conn *conn,
 		     call->attempt.unprocessed ? "did not get the request" : "lost the connection before the answer was complete", conn->close_text);
 	else if (call->attempt.unprocessed)
 		fail(call, MESH_E_UNPROCESSED, "refused the stream before acting on it");
+	else if (call->attempt.stream.has_stalled)
+		fail(call, MESH_E_RESET, "took nothing of the request for too long (option write.timeout)");
 	else if (error_code == MESH__H2_PROTOCOL_ERROR && !call->attempt.headers_ns)
 		fail(call, MESH_E_PROTOCOL, "broke the HTTP/2 or HTTP rules (stream error PROTOCOL_ERROR)");
 	else

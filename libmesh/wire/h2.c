@@ -343,6 +343,15 @@ static bool is_over(uint64_t since_ns, uint64_t limit_ns, uint64_t now_ns)
 	return limit_ns && now_ns - since_ns >= limit_ns && now_ns > since_ns;
 }
 
+static void end_slow_stream(struct mesh__stream *stream, const char *kind)
+{
+	struct mesh__conn *conn = stream->conn;
+
+	if (conn->is_server)
+		conn->events->on_abuse(conn, kind);
+	mesh__stream_reset(stream, MESH__H2_CANCEL);
+}
+
 static void check_streams(struct mesh__conn *conn, uint64_t now_ns)
 {
 	for (struct mesh__list *node = conn->streams.next, *next; node != &conn->streams; node = next) {
@@ -354,9 +363,11 @@ static void check_streams(struct mesh__conn *conn, uint64_t now_ns)
 				mesh__stream_reset(stream, MESH__H2_NO_ERROR);
 		} else if (stream->is_gathering && is_over(stream->last_in_ns, conn->limits.body_timeout_ns, now_ns)) {
 			mesh__h2_count_abuse(conn, MESH__ABUSE_PROVOKED, now_ns);
-			mesh__stream_reset(stream, MESH__H2_CANCEL);
-		} else if (stream->out_bytes && !stream->is_deferred && is_over(stream->last_out_ns, conn->limits.write_timeout_ns, now_ns)) {
-			mesh__stream_reset(stream, MESH__H2_CANCEL);
+			end_slow_stream(stream, "body_timeout");
+		} else if (stream->out_bytes && !stream->is_deferred && !stream->has_stalled &&
+			   is_over(stream->last_out_ns, conn->limits.write_timeout_ns, now_ns)) {
+			stream->has_stalled = true;
+			end_slow_stream(stream, "write_stall");
 		}
 	}
 }

@@ -82,7 +82,8 @@ struct mesh__stream {
 	bool end_queued;      /* mesh__stream_send_end() was called */
 	bool end_sent;        /* ... and has been serialised */
 	bool is_deferred;     /* nghttp2 waits for more chunks */
-	bool headers_refused; /* the header block went over a limit */
+	bool headers_refused; /* a header block, or the trailers, went over a limit */
+	bool has_stalled;     /* we reset it: the peer took no bytes for write.timeout */
 	struct mesh__headers headers;
 	struct mesh__chunk *out_first, **out_last;
 	uint64_t out_bytes;         /* in chunks, not yet taken */
