@@ -225,6 +225,30 @@ static void refuse_body(struct mesh_request *request, int rc)
 	}
 }
 
+static void refuse_headers(struct mesh_request *request)
+{
+	mesh__server_count_refused(request->server, "header_bytes");
+	mesh__request_refuse(request, 431, MESH__GRPC_RESOURCE_EXHAUSTED, "the headers are larger or more than allowed");
+}
+
+/* Says what we do accept, as grpc/grpc doc/compression.md wants it. */
+static void refuse_encoding(struct mesh_request *request)
+{
+	static const struct mesh_header accepted = { .name = "grpc-accept-encoding", .value = "identity" };
+	const struct mesh_reply reply = { .size = sizeof(reply), .grpc_status = MESH__GRPC_UNIMPLEMENTED, .header_count = 1, .headers = &accepted,
+					  .grpc_message = "message compression is not supported" };
+
+	mesh__request_refuse_with(request, &reply);
+}
+
+static void refuse_path(struct mesh_request *request, const struct mesh__wanted *path)
+{
+	if (!request->is_grpc && mesh__dispatch_find(request->server, path->value, path->value_len, true))
+		mesh__request_refuse(request, 415, MESH__GRPC_UNKNOWN, "this path speaks gRPC: the content-type must be application/grpc");
+	else
+		mesh__request_refuse(request, 404, MESH__GRPC_UNIMPLEMENTED, "no handler for this path");
+}
+
 /* A body that says itself that it is too large need not be read first. */
 static bool announces_too_much(const struct mesh_request *request, const struct mesh__wanted *length)
 {
@@ -248,8 +272,7 @@ static void on_headers(struct mesh__stream *stream, bool is_end)
 	request->is_grpc = found[TYPE].value && mesh__grpc_is_content_type(found[TYPE].value, found[TYPE].value_len);
 	request->is_head = found[METHOD].value && found[METHOD].value_len == 4 && memcmp(found[METHOD].value, "HEAD", 4) == 0;
 	if (stream->headers_refused) {
-		mesh__server_count_refused(request->server, "header_bytes");
-		mesh__request_refuse(request, 431, MESH__GRPC_RESOURCE_EXHAUSTED, "the headers are larger or more than allowed");
+		refuse_headers(request);
 		return;
 	}
 	if (!found[PATH].value) {
@@ -337,6 +360,12 @@ static void on_end(struct mesh__stream *stream)
 
 	if (request->is_rejected || !request->handler)
 		return;
+	if (stream->headers_refused) { /* the trailers */
+		refuse_headers(request);
+		if (request->pipe)
+			mesh__pipe_end_input(request->pipe);
+		return;
+	}
 	if (request->pipe) {
 		if (mesh__pipe_has_partial(request->pipe))
 			mesh__request_refuse(request, 400, MESH__GRPC_INTERNAL, "the request ended inside a message");
