@@ -219,7 +219,11 @@ static void refuse_body(struct mesh_request *request, int rc)
 		mesh__server_count_refused(request->server, "message_bytes");
 		mesh__request_refuse(request, 413, MESH__GRPC_RESOURCE_EXHAUSTED, "the message is larger than allowed");
 	} else if (rc == MESH_E_PROTOCOL) {
-		mesh__request_refuse(request, 400, MESH__GRPC_UNIMPLEMENTED, "a compressed message, though no compression is supported");
+		/* Source: grpc/grpc doc/compression.md */
+		mesh__request_refuse(request, 400, MESH__GRPC_INTERNAL, "a message is flagged as compressed, but there is no grpc-encoding");
+	} else if (rc == MESH_E_REFUSED_LOCALLY) {
+		mesh__server_count_refused(request->server, "memory");
+		mesh__request_refuse(request, 503, MESH__GRPC_RESOURCE_EXHAUSTED, "the server holds as many bytes of requests as it may");
 	} else {
 		mesh__request_refuse(request, 503, MESH__GRPC_RESOURCE_EXHAUSTED, "out of memory");
 	}
@@ -285,13 +289,13 @@ static void on_headers(struct mesh__stream *stream, bool is_end)
 	}
 	request->handler = mesh__dispatch_find(request->server, found[PATH].value, found[PATH].value_len, request->is_grpc);
 	if (!request->handler) {
-		mesh__request_refuse(request, 404, MESH__GRPC_UNIMPLEMENTED, "no handler for this path");
+		refuse_path(request, &found[PATH]);
 		return;
 	}
 	if (request->is_grpc && found[TIMEOUT].value)
 		set_deadline(request, &found[TIMEOUT]);
 	if (request->is_grpc && found[ENCODING].value && !is_identity(&found[ENCODING]))
-		mesh__request_refuse(request, 415, MESH__GRPC_UNIMPLEMENTED, "message compression is not supported");
+		refuse_encoding(request);
 	if (atomic_load_explicit(&request->is_answered, memory_order_relaxed))
 		return;
 	if (request->handler->flags & MESH_HANDLER_STREAM) {

@@ -178,6 +178,7 @@ int mesh__request_begin(struct mesh_request *request, const struct mesh_reply *r
 int mesh__request_finish(struct mesh_request *request, const struct mesh_reply *reply);
 /* on_loop: an answer of our own; at most once, loses to one that was given. */
 void mesh__request_refuse(struct mesh_request *request, int http_status, int grpc_status, const char *message);
+void mesh__request_refuse_with(struct mesh_request *request, const struct mesh_reply *reply);
 void mesh__reply_free_blocks(struct mesh_request *request);
 
 /* record.c */
