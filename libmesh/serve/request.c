@@ -12,6 +12,8 @@
 
 #include <string.h>
 
+enum { UNCOUNTED_BYTES = 4096 /* small bodies: option server.requests.max bounds them */ };
+
 static struct mesh_request *of(struct mesh__stream *stream)
 {
 	return MESH__CONTAINER(stream, struct mesh_request, stream);
@@ -41,6 +43,8 @@ static void free_request(struct mesh__task *task, struct mesh__loop *lp)
 			request->entry->running--;
 		request->sl->request_count--;
 		atomic_fetch_sub_explicit(&request->server->request_count, 1, memory_order_relaxed);
+		if (request->reserved_bytes)
+			atomic_fetch_sub_explicit(&request->server->memory_bytes, request->reserved_bytes, memory_order_relaxed);
 	}
 	lp->live--;
 	mesh__pool_free(&lp->pool, request);
@@ -315,6 +319,20 @@ static void on_headers(struct mesh__stream *stream, bool is_end)
 	}
 }
 
+/* Bodies are counted over the whole server: every connection alone may be modest. */
+static int reserve(struct mesh_request *request, uint64_t bytes)
+{
+	mesh_server *server = request->server;
+
+	if (bytes <= UNCOUNTED_BYTES || bytes <= request->reserved_bytes)
+		return 0;
+	if (atomic_load_explicit(&server->memory_bytes, memory_order_relaxed) + bytes - request->reserved_bytes > server->memory_max_bytes)
+		return MESH_E_REFUSED_LOCALLY;
+	atomic_fetch_add_explicit(&server->memory_bytes, bytes - request->reserved_bytes, memory_order_relaxed);
+	request->reserved_bytes = bytes;
+	return 0;
+}
+
 static int gather(struct mesh_request *request, const uint8_t *data, size_t len)
 {
 	uint64_t wanted = request->body_len + len, capacity = request->body_capacity ? request->body_capacity : 112;
@@ -325,6 +343,8 @@ static int gather(struct mesh_request *request, const uint8_t *data, size_t len)
 	if (wanted > request->body_capacity) {
 		while (capacity < wanted)
 			capacity *= 2;
+		if (reserve(request, capacity))
+			return MESH_E_REFUSED_LOCALLY;
 		larger = mesh__pool_realloc(&request->lp->pool, request->body, capacity);
 		if (!larger)
 			return MESH_E_NOMEM;
@@ -347,6 +367,8 @@ static void on_data(struct mesh__stream *stream, const uint8_t *data, size_t len
 	}
 	if (request->pipe) {
 		rc = mesh__pipe_feed(request->pipe, data, len);
+		if (!rc)
+			rc = reserve(request, mesh__pipe_partial_bytes(request->pipe));
 		if (rc && request->has_responded)
 			mesh__stream_reset(stream, MESH__H2_INTERNAL_ERROR);
 	} else {

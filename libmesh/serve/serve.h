@@ -65,7 +65,8 @@ struct mesh_server {
 	_Atomic int state;
 	struct mesh__announcement *announcement;
 	struct mesh__conn_limits limits;
-	uint64_t message_max_bytes, buffer_bytes;
+	uint64_t message_max_bytes, buffer_bytes, memory_max_bytes;
+	_Atomic uint64_t memory_bytes; /* of bodies, but for small ones */
 	uint32_t conns_max, requests_max;
 	atomic_uint conn_count, request_count;
 
@@ -125,6 +126,7 @@ struct mesh_request {
 	struct mesh__timer deadline;
 	uint8_t *body;
 	uint64_t body_len, body_capacity;
+	uint64_t reserved_bytes; /* of the server's memory_bytes */
 	struct mesh__reply_block *blocks;
 	uint32_t outcome;
 	bool is_open; /* the stream */
