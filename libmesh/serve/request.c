@@ -191,7 +191,7 @@ static void on_deadline(struct mesh__timer *timer, struct mesh__loop *lp)
 
 	(void)lp;
 	request->outcome = mesh__outcome_of_error(MESH_E_DEADLINE);
-	request->has_status = true;
+	request->has_status = request->is_late = true;
 	atomic_store_explicit(&request->is_cancelled, true, memory_order_release);
 	if (request->has_responded)
 		mesh__stream_reset(&request->stream, MESH__H2_CANCEL);
@@ -427,9 +427,13 @@ static void on_close(struct mesh__stream *stream, uint32_t error_code, bool unpr
 
 	(void)unprocessed;
 	if (!in_order) {
-		code = request->entry->conn.state >= MESH__CONN_CLOSING ? MESH_E_LOST : error_code == MESH__H2_CANCEL ? MESH_E_CANCELLED : MESH_E_RESET;
-		if (!request->has_status || !stream->end_sent)
-			request->outcome = mesh__outcome_of_error(code);
+		if (request->is_late)
+			code = MESH_E_DEADLINE;
+		else if (request->entry->conn.state >= MESH__CONN_CLOSING)
+			code = MESH_E_LOST;
+		else
+			code = error_code == MESH__H2_CANCEL ? MESH_E_CANCELLED : MESH_E_RESET;
+		request->outcome = mesh__outcome_of_error(code);
 		atomic_store_explicit(&request->is_cancelled, true, memory_order_release);
 	}
 	mesh__timer_cancel(&request->deadline);

@@ -130,7 +130,7 @@ struct mesh_request {
 	struct mesh__reply_block *blocks;
 	uint32_t outcome;
 	bool is_open; /* the stream */
-	bool is_dispatched, is_rejected, has_responded, has_status;
+	bool is_dispatched, is_rejected, has_responded, has_status, is_late;
 };
 
 /* A connection of a peer. */
