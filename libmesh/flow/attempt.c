@@ -48,23 +48,36 @@ static void reset(struct mesh_call *call, uint32_t error_code)
 	mesh__stream_reset(&call->attempt.stream, error_code);
 }
 
+static void refuse_headers(struct mesh_call *call)
+{
+	fail(call, MESH_E_TOO_LARGE, "answered with more headers than option header.max or header.count allows");
+	reset(call, MESH__H2_CANCEL);
+}
+
+/* The peer has said all it will say; what we have not sent yet interests nobody. */
+static void stop_sending(struct mesh_call *call)
+{
+	if (!call->attempt.stream.end_sent)
+		reset(call, MESH__H2_CANCEL);
+}
+
 static void on_headers(struct mesh__stream *stream, bool is_end)
 {
 	struct mesh_call *call = of(stream);
 	uint32_t len;
 	const char *value;
 
-	(void)is_end;
 	if (call->is_ended)
 		return;
 	call->attempt.headers_ns = call->lp->now_ns;
 	if (stream->headers_refused) {
-		fail(call, MESH_E_TOO_LARGE, "answered with more headers than option header.max or header.count allows");
-		reset(call, MESH__H2_CANCEL);
+		refuse_headers(call);
 		return;
 	}
 	value = mesh__headers_find(&stream->headers, ":status", 7, false, &len);
 	call->http_status = value && len == 3 ? (value[0] - '0') * 100 + (value[1] - '0') * 10 + value[2] - '0' : 0;
+	if (is_end)
+		stop_sending(call);
 }
 
 static int append_answer(struct mesh_call *call, const uint8_t *data, size_t len)
@@ -149,9 +162,10 @@ static void on_end(struct mesh__stream *stream)
 {
 	struct mesh_call *call = of(stream);
 
-	/* The peer has said all it will say; what we have not sent yet interests nobody. */
-	if (!stream->end_sent)
-		reset(call, MESH__H2_CANCEL);
+	if (stream->headers_refused && !call->is_ended)
+		refuse_headers(call); /* the trailers: the status may be among what was left out */
+	else
+		stop_sending(call);
 }
 
 static const char *reset_name(uint32_t error_code)
@@ -171,6 +185,8 @@ static void explain_close(struct mesh_call *call, const struct mesh__conn *conn,
 		     call->attempt.unprocessed ? "did not get the request" : "lost the connection before the answer was complete", conn->close_text);
 	else if (call->attempt.unprocessed)
 		fail(call, MESH_E_UNPROCESSED, "refused the stream before acting on it");
+	else if (call->attempt.stream.has_stalled)
+		fail(call, MESH_E_RESET, "took nothing of the request for too long (option write.timeout)");
 	else if (error_code == MESH__H2_PROTOCOL_ERROR && !call->attempt.headers_ns)
 		fail(call, MESH_E_PROTOCOL, "broke the HTTP/2 or HTTP rules (stream error PROTOCOL_ERROR)");
 	else

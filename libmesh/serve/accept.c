@@ -150,7 +150,7 @@ static void accept_again(struct mesh__timer *timer, struct mesh__loop *lp)
 static void pause_accepting(mesh_server *server, struct mesh__loop *lp, const char *why)
 {
 	struct mesh__address peer;
-	int fd;
+	int fd = 0;
 
 	if (!server->accept_backoff_ns)
 		mesh__log_write(server->opts.log, MESH_LOG_ERROR, "server %s: cannot accept connections for now: %s", server->service, why);
@@ -158,8 +158,10 @@ static void pause_accepting(mesh_server *server, struct mesh__loop *lp, const ch
 	if (server->reserve_fd >= 0) {
 		mesh__descriptors_close(server->reserve_fd);
 		server->reserve_fd = -1;
-		while ((fd = mesh__socket_accept(server->listen_fd, &peer)) >= 0)
+		for (int i = 0; i < ACCEPTS_PER_TURN_MAX && fd >= 0; i++) {
+			fd = mesh__socket_accept(server->listen_fd, &peer);
 			mesh__descriptors_close(fd);
+		}
 		server->reserve_fd = open_reserve();
 	}
 	server->accept_backoff_ns = server->accept_backoff_ns ? server->accept_backoff_ns * 2 : BACKOFF_FIRST_NS;

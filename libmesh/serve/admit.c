@@ -17,6 +17,8 @@ struct mesh_request *mesh__server_admit(struct mesh__conn_entry *entry)
 		reason = "closing";
 	else if (entry->running >= server->limits.streams_max)
 		reason = "streams";
+	else if (entry->conn.queued_bytes > server->limits.queued_bytes_max)
+		reason = "queued_bytes"; /* it asks for answers and does not take them */
 	else if (atomic_load_explicit(&server->request_count, memory_order_relaxed) >= server->requests_max)
 		reason = "requests";
 	request = reason ? NULL : mesh__pool_zalloc(&sl->lp->pool, sizeof(*request));

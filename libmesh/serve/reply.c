@@ -370,9 +370,7 @@ void mesh__request_refuse(struct mesh_request *request, int http_status, int grp
 {
 	static const struct mesh_header accepts = { "grpc-accept-encoding", "identity", 0, 0 };
 	struct mesh_reply reply = { .size = sizeof(reply), .http_status = http_status, .grpc_status = grpc_status, .grpc_message = message };
-	struct mesh__reply_block *block;
 
-	request->is_rejected = true;
 	if (!request->is_grpc) {
 		reply.body = message;
 		reply.body_len = strlen(message);
@@ -381,13 +379,21 @@ void mesh__request_refuse(struct mesh_request *request, int http_status, int grp
 		reply.headers = &accepts;
 		reply.header_count = 1;
 	}
+	mesh__request_refuse_with(request, &reply);
+}
+
+void mesh__request_refuse_with(struct mesh_request *request, const struct mesh_reply *reply)
+{
+	struct mesh__reply_block *block;
+
+	request->is_rejected = true;
 	if (request->has_responded || atomic_load_explicit(&request->is_begun, memory_order_acquire)) {
 		mesh__stream_reset(&request->stream, MESH__H2_INTERNAL_ERROR);
 		return;
 	}
 	if (atomic_exchange_explicit(&request->is_answered, true, memory_order_acq_rel))
 		return;
-	block = new_block(request, &reply, true, true);
+	block = new_block(request, reply, true, true);
 	if (block)
 		hand_in(request, block);
 	else

@@ -12,6 +12,8 @@
 
 #include <string.h>
 
+enum { UNCOUNTED_BYTES = 4096 /* small bodies: option server.requests.max bounds them */ };
+
 static struct mesh_request *of(struct mesh__stream *stream)
 {
 	return MESH__CONTAINER(stream, struct mesh_request, stream);
@@ -41,6 +43,8 @@ static void free_request(struct mesh__task *task, struct mesh__loop *lp)
 			request->entry->running--;
 		request->sl->request_count--;
 		atomic_fetch_sub_explicit(&request->server->request_count, 1, memory_order_relaxed);
+		if (request->reserved_bytes)
+			atomic_fetch_sub_explicit(&request->server->memory_bytes, request->reserved_bytes, memory_order_relaxed);
 	}
 	lp->live--;
 	mesh__pool_free(&lp->pool, request);
@@ -187,7 +191,7 @@ static void on_deadline(struct mesh__timer *timer, struct mesh__loop *lp)
 
 	(void)lp;
 	request->outcome = mesh__outcome_of_error(MESH_E_DEADLINE);
-	request->has_status = true;
+	request->has_status = request->is_late = true;
 	atomic_store_explicit(&request->is_cancelled, true, memory_order_release);
 	if (request->has_responded)
 		mesh__stream_reset(&request->stream, MESH__H2_CANCEL);
@@ -219,10 +223,38 @@ static void refuse_body(struct mesh_request *request, int rc)
 		mesh__server_count_refused(request->server, "message_bytes");
 		mesh__request_refuse(request, 413, MESH__GRPC_RESOURCE_EXHAUSTED, "the message is larger than allowed");
 	} else if (rc == MESH_E_PROTOCOL) {
-		mesh__request_refuse(request, 400, MESH__GRPC_INTERNAL, "a message is marked as compressed, but grpc-encoding names no compression");
+		/* Source: grpc/grpc doc/compression.md */
+		mesh__request_refuse(request, 400, MESH__GRPC_INTERNAL, "a message is flagged as compressed, but there is no grpc-encoding");
+	} else if (rc == MESH_E_REFUSED_LOCALLY) {
+		mesh__server_count_refused(request->server, "memory");
+		mesh__request_refuse(request, 503, MESH__GRPC_RESOURCE_EXHAUSTED, "the server holds as many bytes of requests as it may");
 	} else {
 		mesh__request_refuse(request, 503, MESH__GRPC_RESOURCE_EXHAUSTED, "out of memory");
 	}
+}
+
+static void refuse_headers(struct mesh_request *request)
+{
+	mesh__server_count_refused(request->server, "header_bytes");
+	mesh__request_refuse(request, 431, MESH__GRPC_RESOURCE_EXHAUSTED, "the headers are larger or more than allowed");
+}
+
+/* Says what we do accept, as grpc/grpc doc/compression.md wants it. */
+static void refuse_encoding(struct mesh_request *request)
+{
+	static const struct mesh_header accepted = { .name = "grpc-accept-encoding", .value = "identity" };
+	const struct mesh_reply reply = { .size = sizeof(reply), .grpc_status = MESH__GRPC_UNIMPLEMENTED, .header_count = 1, .headers = &accepted,
+					  .grpc_message = "message compression is not supported" };
+
+	mesh__request_refuse_with(request, &reply);
+}
+
+static void refuse_path(struct mesh_request *request, const struct mesh__wanted *path)
+{
+	if (!request->is_grpc && mesh__dispatch_find(request->server, path->value, path->value_len, true))
+		mesh__request_refuse(request, 415, MESH__GRPC_UNKNOWN, "this path speaks gRPC: the content-type must be application/grpc");
+	else
+		mesh__request_refuse(request, 404, MESH__GRPC_UNIMPLEMENTED, "no handler for this path");
 }
 
 /* A body that says itself that it is too large need not be read first. */
@@ -255,8 +287,7 @@ static void on_headers(struct mesh__stream *stream, bool is_end)
 	request->is_grpc = found[TYPE].value && mesh__grpc_is_content_type(found[TYPE].value, found[TYPE].value_len);
 	request->is_head = found[METHOD].value && found[METHOD].value_len == 4 && memcmp(found[METHOD].value, "HEAD", 4) == 0;
 	if (stream->headers_refused) {
-		mesh__server_count_refused(request->server, "header_bytes");
-		mesh__request_refuse(request, 431, MESH__GRPC_RESOURCE_EXHAUSTED, "the headers are larger or more than allowed");
+		refuse_headers(request);
 		return;
 	}
 	if (!found[PATH].value) {
@@ -269,13 +300,13 @@ static void on_headers(struct mesh__stream *stream, bool is_end)
 	}
 	request->handler = mesh__dispatch_find(request->server, found[PATH].value, found[PATH].value_len, request->is_grpc);
 	if (!request->handler) {
-		mesh__request_refuse(request, 404, MESH__GRPC_UNIMPLEMENTED, "no handler for this path");
+		refuse_path(request, &found[PATH]);
 		return;
 	}
 	if (request->is_grpc && found[TIMEOUT].value)
 		set_deadline(request, &found[TIMEOUT]);
 	if (request->is_grpc && found[ENCODING].value && !is_identity(&found[ENCODING]))
-		mesh__request_refuse(request, 415, MESH__GRPC_UNIMPLEMENTED, "message compression is not supported");
+		refuse_encoding(request);
 	if (atomic_load_explicit(&request->is_answered, memory_order_relaxed))
 		return;
 	if (request->handler->flags & MESH_HANDLER_STREAM) {
@@ -299,6 +330,20 @@ static void on_headers(struct mesh__stream *stream, bool is_end)
 	}
 }
 
+/* Bodies are counted over the whole server: every connection alone may be modest. */
+static int reserve(struct mesh_request *request, uint64_t bytes)
+{
+	mesh_server *server = request->server;
+
+	if (bytes <= UNCOUNTED_BYTES || bytes <= request->reserved_bytes)
+		return 0;
+	if (atomic_load_explicit(&server->memory_bytes, memory_order_relaxed) + bytes - request->reserved_bytes > server->memory_max_bytes)
+		return MESH_E_REFUSED_LOCALLY;
+	atomic_fetch_add_explicit(&server->memory_bytes, bytes - request->reserved_bytes, memory_order_relaxed);
+	request->reserved_bytes = bytes;
+	return 0;
+}
+
 static int gather(struct mesh_request *request, const uint8_t *data, size_t len)
 {
 	uint64_t wanted = request->body_len + len, capacity = request->body_capacity ? request->body_capacity : 112;
@@ -309,6 +354,8 @@ static int gather(struct mesh_request *request, const uint8_t *data, size_t len)
 	if (wanted > request->body_capacity) {
 		while (capacity < wanted)
 			capacity *= 2;
+		if (reserve(request, capacity))
+			return MESH_E_REFUSED_LOCALLY;
 		larger = mesh__pool_realloc(&request->lp->pool, request->body, capacity);
 		if (!larger)
 			return MESH_E_NOMEM;
@@ -331,6 +378,8 @@ static void on_data(struct mesh__stream *stream, const uint8_t *data, size_t len
 	}
 	if (request->pipe) {
 		rc = mesh__pipe_feed(request->pipe, data, len);
+		if (!rc)
+			rc = reserve(request, mesh__pipe_partial_bytes(request->pipe));
 		if (rc && request->has_responded)
 			mesh__stream_reset(stream, MESH__H2_INTERNAL_ERROR);
 	} else {
@@ -348,6 +397,12 @@ static void on_end(struct mesh__stream *stream)
 
 	if (request->is_rejected || !request->handler)
 		return;
+	if (stream->headers_refused) { /* the trailers */
+		refuse_headers(request);
+		if (request->pipe)
+			mesh__pipe_end_input(request->pipe);
+		return;
+	}
 	if (request->pipe) {
 		if (mesh__pipe_has_partial(request->pipe))
 			mesh__request_refuse(request, 400, MESH__GRPC_INTERNAL, "the request ended inside a message");
@@ -383,9 +438,13 @@ static void on_close(struct mesh__stream *stream, uint32_t error_code, bool unpr
 
 	(void)unprocessed;
 	if (!in_order) {
-		code = request->entry->conn.state >= MESH__CONN_CLOSING ? MESH_E_LOST : error_code == MESH__H2_CANCEL ? MESH_E_CANCELLED : MESH_E_RESET;
-		if (!request->has_status || !stream->end_sent)
-			request->outcome = mesh__outcome_of_error(code);
+		if (request->is_late)
+			code = MESH_E_DEADLINE;
+		else if (request->entry->conn.state >= MESH__CONN_CLOSING)
+			code = MESH_E_LOST;
+		else
+			code = error_code == MESH__H2_CANCEL ? MESH_E_CANCELLED : MESH_E_RESET;
+		request->outcome = mesh__outcome_of_error(code);
 		atomic_store_explicit(&request->is_cancelled, true, memory_order_release);
 	}
 	mesh__timer_cancel(&request->deadline);

@@ -112,8 +112,9 @@ static void read_limits(mesh_server *server)
 		.resets_per_sec = (uint32_t)mesh__config_count(cfg, MESH__OPTION_RESETS_RATE, NULL),
 	};
 	server->message_max_bytes = mesh__config_bytes(cfg, MESH__OPTION_MESSAGE_MAX, NULL);
+	server->memory_max_bytes = mesh__config_bytes(cfg, MESH__OPTION_SERVER_MEMORY_MAX, NULL);
 	server->buffer_bytes = mesh__config_bytes(cfg, MESH__OPTION_BUFFER, NULL);
-	/* What may wait to be written on one connection before we stop reading from it: a few whole answers. */
+	/* What may wait to be written on one connection before it gets no new streams: a few whole answers. */
 	server->limits.queued_bytes_max = 4 * server->message_max_bytes;
 	server->requests_max = (uint32_t)mesh__config_count(cfg, MESH__OPTION_SERVER_REQUESTS_MAX, NULL);
 	server->conns_max = (uint32_t)mesh__config_count(cfg, MESH__OPTION_SERVER_CONNECTIONS_MAX, NULL);

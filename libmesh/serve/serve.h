@@ -65,7 +65,8 @@ struct mesh_server {
 	_Atomic int state;
 	struct mesh__announcement *announcement;
 	struct mesh__conn_limits limits;
-	uint64_t message_max_bytes, buffer_bytes;
+	uint64_t message_max_bytes, buffer_bytes, memory_max_bytes;
+	_Atomic uint64_t memory_bytes; /* of bodies, but for small ones */
 	uint32_t conns_max, requests_max;
 	atomic_uint conn_count, request_count;
 
@@ -125,10 +126,11 @@ struct mesh_request {
 	struct mesh__timer deadline;
 	uint8_t *body;
 	uint64_t body_len, body_capacity;
+	uint64_t reserved_bytes; /* of the server's memory_bytes */
 	struct mesh__reply_block *blocks;
 	uint32_t outcome;
 	bool is_open; /* the stream */
-	bool is_dispatched, is_rejected, has_responded, has_status;
+	bool is_dispatched, is_rejected, has_responded, has_status, is_late;
 };
 
 /* A connection of a peer. */
@@ -178,6 +180,7 @@ int mesh__request_begin(struct mesh_request *request, const struct mesh_reply *r
 int mesh__request_finish(struct mesh_request *request, const struct mesh_reply *reply);
 /* on_loop: an answer of our own; at most once, loses to one that was given. */
 void mesh__request_refuse(struct mesh_request *request, int http_status, int grpc_status, const char *message);
+void mesh__request_refuse_with(struct mesh_request *request, const struct mesh_reply *reply);
 void mesh__reply_free_blocks(struct mesh_request *request);
 
 /* record.c */

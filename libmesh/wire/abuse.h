@@ -17,8 +17,9 @@
 	ROW(PING, "ping_flood", 100, 10) \
 	ROW(SETTINGS, "settings_flood", 20, 1) \
 	ROW(PRIORITY, "priority_flood", 100, 10) \
-	ROW(EMPTY, "empty_data", 50, 10)               /* DATA without bytes and without the end */ \
+	ROW(EMPTY, "empty_data", 50, 10)               /* DATA of nothing, or of nothing but padding, without the end */ \
 	ROW(UNKNOWN, "unknown_frames", 100, 10)        /* types that we do not know: legal, useless */ \
+	ROW(GOAWAY, "goaway_flood", 10, 1)             /* one or two are enough to say goodbye */ \
 	ROW(WINDOW, "window_updates", 1000, 200)       /* beyond what the DATA we sent explains */ \
 	ROW(BAD_HEADERS, "oversized_headers", 20, 2)
 

@@ -19,7 +19,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { READS_PER_TURN_MAX = 4 /* then the others get their turn */ };
+enum {
+	READS_PER_TURN_MAX = 4, /* then the others get their turn */
+	OUTBOUND_FRAMES_MAX = 1000 /* of control: answers to a peer that does not read them */
+};
 
 #define TICK_NS MESH__NS_PER_SEC /* how often a connection looks at its timeouts: they are seconds to minutes */
 
@@ -199,9 +202,15 @@ static void serialise(struct mesh__conn *conn)
 	mesh__h2_gather_flush(conn);
 }
 
+/*
+ * A server does not read from a peer that does not read: nearly every frame is answered by one that would be kept here. As long as
+ * the socket takes what we write we go on reading, however much waits in streams: the peer's WINDOW_UPDATE is what lets it out.
+ */
 static void pause_or_resume_reading(struct mesh__conn *conn)
 {
-	bool pause = conn->queued_bytes > (conn->reading_paused ? conn->limits.queued_bytes_max / 2 : conn->limits.queued_bytes_max);
+	bool pause = conn->is_server && conn->unsent_len &&
+		     (conn->queued_bytes > conn->limits.queued_bytes_max ||
+		      nghttp2_session_get_outbound_queue_size(conn->session) > OUTBOUND_FRAMES_MAX);
 
 	if (pause == conn->reading_paused)
 		return;
@@ -362,17 +371,31 @@ static bool is_over(uint64_t since_ns, uint64_t limit_ns, uint64_t now_ns)
 	return limit_ns && now_ns - since_ns >= limit_ns && now_ns > since_ns;
 }
 
+static void end_slow_stream(struct mesh__stream *stream, const char *kind)
+{
+	struct mesh__conn *conn = stream->conn;
+
+	if (conn->is_server)
+		conn->events->on_abuse(conn, kind);
+	mesh__stream_reset(stream, MESH__H2_CANCEL);
+}
+
 static void check_streams(struct mesh__conn *conn, uint64_t now_ns)
 {
 	for (struct mesh__list *node = conn->streams.next, *next; node != &conn->streams; node = next) {
 		struct mesh__stream *stream = MESH__CONTAINER(node, struct mesh__stream, node);
 
 		next = node->next;
-		if (stream->is_gathering && is_over(stream->last_in_ns, conn->limits.body_timeout_ns, now_ns)) {
+		if (stream->end_sent && conn->is_server) {
+			if (is_over(stream->last_out_ns, TICK_NS, now_ns)) /* answered, but the request does not end */
+				mesh__stream_reset(stream, MESH__H2_NO_ERROR);
+		} else if (stream->is_gathering && is_over(stream->last_in_ns, conn->limits.body_timeout_ns, now_ns)) {
 			mesh__h2_count_abuse(conn, MESH__ABUSE_PROVOKED, now_ns);
-			mesh__stream_reset(stream, MESH__H2_CANCEL);
-		} else if (stream->out_bytes && !stream->is_deferred && is_over(stream->last_out_ns, conn->limits.write_timeout_ns, now_ns)) {
-			mesh__stream_reset(stream, MESH__H2_CANCEL);
+			end_slow_stream(stream, "body_timeout");
+		} else if (stream->out_bytes && !stream->is_deferred && !stream->has_stalled &&
+			   is_over(stream->last_out_ns, conn->limits.write_timeout_ns, now_ns)) {
+			stream->has_stalled = true;
+			end_slow_stream(stream, "write_stall");
 		}
 	}
 }

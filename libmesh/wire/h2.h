@@ -6,7 +6,8 @@
  * connection gone.
  *
  * Memory is bounded: received bytes by the windows (bytes are given back when the reader takes them), bytes to send by the
- * owner's accounting per stream and by `queued_bytes` per connection: over the limit we stop reading from the peer.
+ * owner's accounting per stream and by `queued_bytes` per connection: over the limit a server takes no new streams, and while the
+ * peer does not read, neither do we.
  */
 #ifndef MESH_WIRE_H2_H
 #define MESH_WIRE_H2_H
@@ -32,6 +33,7 @@ enum {
 	MESH__H2_NO_ERROR = 0x0,
 	MESH__H2_PROTOCOL_ERROR = 0x1,
 	MESH__H2_INTERNAL_ERROR = 0x2,
+	MESH__H2_STREAM_CLOSED = 0x5,
 	MESH__H2_REFUSED_STREAM = 0x7,
 	MESH__H2_CANCEL = 0x8,
 	MESH__H2_ENHANCE_YOUR_CALM = 0xb
@@ -41,7 +43,7 @@ struct mesh__conn_limits {
 	uint32_t streams_max;          /* that the peer may have open (server), or that we want open at once (client) */
 	uint32_t stream_window_bytes, connection_window_bytes;
 	uint32_t header_bytes_max, header_count_max;
-	uint64_t queued_bytes_max;     /* over it we stop reading */
+	uint64_t queued_bytes_max;     /* over it a server takes no new streams, nor reads from a peer that does not read either */
 	uint64_t connect_timeout_ns, preface_timeout_ns, header_timeout_ns, body_timeout_ns, write_timeout_ns, idle_timeout_ns;
 	uint64_t age_max_ns;           /* 0: no limit */
 	uint64_t keepalive_interval_ns, keepalive_timeout_ns; /* interval 0: off */
@@ -80,7 +82,8 @@ struct mesh__stream {
 	bool end_queued;      /* mesh__stream_send_end() was called */
 	bool end_sent;        /* ... and has been serialised */
 	bool is_deferred;     /* nghttp2 waits for more chunks */
-	bool headers_refused; /* the header block went over a limit */
+	bool headers_refused; /* a header block, or the trailers, went over a limit */
+	bool has_stalled;     /* we reset it: the peer took no bytes for write.timeout */
 	struct mesh__headers headers;
 	struct mesh__chunk *out_first, **out_last;
 	uint64_t out_bytes;         /* in chunks, not yet taken */
@@ -124,6 +127,13 @@ struct mesh__conn {
 	uint8_t *gather; /* lp->scratch while flushing */
 	size_t gathered;
 	uint64_t enqueued_bytes, written_bytes, queued_bytes; /* queued: chunks of all streams */
+	int32_t header_stream_id; /* whose header block began at header_since_ns */
+	int32_t last_peer_id;     /* server: the highest stream that the peer has opened */
+	struct {
+		int32_t ids[32];   /* streams that we reset: what the peer had on its way for them is ignored (RFC 9113, 5.1) */
+		uint32_t count;    /* ever */
+		int32_t forgotten; /* the highest that fell out of the list */
+	} resets;
 	uint64_t opened_ns, last_read_ns, last_write_ns, last_active_ns, header_since_ns, ping_sent_ns, drain_since_ns;
 	struct mesh__abuse abuse;
 	mesh__cell *sent_cell, *received_cell; /* bytes on the wire; may be NULL */

@@ -47,6 +47,56 @@ void mesh__h2_count_abuse(struct mesh__conn *conn, enum mesh__abuse_kind kind, u
 	mesh__conn_close(conn, MESH_E_PROTOCOL, mesh__abuse_name(kind), text);
 }
 
+/* The peer broke the rules in a way that nghttp2 leaves to us. */
+static void end_for_breach(struct mesh__conn *conn, uint32_t error_code, const char *text)
+{
+	if (conn->state >= MESH__CONN_CLOSING)
+		return;
+	nghttp2_session_terminate_session(conn->session, error_code);
+	mesh__conn_close(conn, MESH_E_PROTOCOL, "protocol", text);
+}
+
+static bool was_reset_by_us(const struct mesh__conn *conn, int32_t id)
+{
+	const uint32_t size = sizeof(conn->resets.ids) / sizeof(conn->resets.ids[0]);
+
+	if (id <= conn->resets.forgotten)
+		return true; /* maybe */
+	for (uint32_t i = 0; i < size && i < conn->resets.count; i++)
+		if (conn->resets.ids[i] == id)
+			return true;
+	return false;
+}
+
+static void remember_reset(struct mesh__conn *conn, int32_t id)
+{
+	int32_t *slot = &conn->resets.ids[conn->resets.count % (sizeof(conn->resets.ids) / sizeof(conn->resets.ids[0]))];
+
+	if (!conn->is_server || was_reset_by_us(conn, id))
+		return;
+	if (*slot > conn->resets.forgotten)
+		conn->resets.forgotten = *slot;
+	*slot = id;
+	conn->resets.count++;
+}
+
+/*
+ * HEADERS for a stream that is over, or was skipped. We have nghttp2 keep no closed streams (they would cost memory), so it ignores
+ * these. They are harmless if it was we who ended the stream, or after our last GOAWAY: the peer did not know yet. Otherwise they
+ * are an error. (DATA for such a stream is dropped by nghttp2 before any callback; RFC 9113, 5.1, allows that.)
+ */
+static void check_stream_is_alive(struct mesh__conn *conn, const nghttp2_frame_hd *hd)
+{
+	if (hd->stream_id > conn->last_peer_id) {
+		conn->last_peer_id = hd->stream_id;
+		return;
+	}
+	if (hd->stream_id % 2 == 0 || conn->said_last_goaway || nghttp2_session_find_stream(conn->session, hd->stream_id) ||
+	    was_reset_by_us(conn, hd->stream_id))
+		return;
+	end_for_breach(conn, MESH__H2_STREAM_CLOSED, "the peer sent HEADERS on a stream that was over");
+}
+
 static void refuse_headers(struct mesh__conn *conn, struct mesh__stream *stream)
 {
 	if (!stream->headers_refused)
@@ -305,10 +355,12 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
 	struct mesh__stream *stream;
 
 	conn->header_since_ns = conn->lp->now_ns;
+	conn->header_stream_id = frame->hd.stream_id;
 	if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
 		return 0;
 	stream = conn->state == MESH__CONN_OPEN || conn->state == MESH__CONN_DRAINING ? conn->events->on_request(conn) : NULL;
 	if (!stream) {
+		conn->header_since_ns = 0; /* nobody will tell us when this block ends */
 		nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_REFUSED_STREAM);
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	}
@@ -334,8 +386,15 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
 		refuse_headers(conn, stream);
 		return 0;
 	}
-	if (mesh__headers_add(headers, &conn->lp->pool, name, name_len, value, value_len))
+	/* Trailers of a request: nobody can ask for them, and adding would move headers that a handler on another thread reads. */
+	if (conn->is_server && stream->has_headers) {
+		headers->cost_bytes += (uint32_t)(name_len + value_len + 32);
+		return 0;
+	}
+	if (mesh__headers_add(headers, &conn->lp->pool, name, name_len, value, value_len)) {
+		conn->header_since_ns = 0;
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+	}
 	return 0;
 }
 
@@ -377,12 +436,13 @@ static void on_control_frame(struct mesh__conn *conn, const nghttp2_frame *frame
 			conn->events->on_room(conn);
 		break;
 	case NGHTTP2_PING:
+		mesh__h2_count_abuse(conn, MESH__ABUSE_PING, conn->lp->now_ns); /* answers, too: nobody needs many of them */
 		if (!(frame->hd.flags & NGHTTP2_FLAG_ACK))
-			mesh__h2_count_abuse(conn, MESH__ABUSE_PING, conn->lp->now_ns);
-		else if (memcmp(frame->ping.opaque_data, drain_ping, sizeof(drain_ping)) == 0)
-			mesh__h2_say_last_goaway(conn);
-		else
+			break;
+		if (memcmp(frame->ping.opaque_data, drain_ping, sizeof(drain_ping)) != 0)
 			conn->ping_sent_ns = 0;
+		else if (conn->state == MESH__CONN_DRAINING)
+			mesh__h2_say_last_goaway(conn);
 		break;
 	case NGHTTP2_GOAWAY:
 		conn->said_last_goaway = true;
@@ -415,6 +475,8 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
 	if (!stream || stream->ended_by_peer)
 		return 0;
 	stream->last_in_ns = conn->lp->now_ns;
+	if (frame->hd.type == NGHTTP2_DATA && !is_end && frame->hd.length && frame->hd.length == frame->data.padlen)
+		mesh__h2_count_abuse(conn, MESH__ABUSE_EMPTY, conn->lp->now_ns);
 	if (frame->hd.type == NGHTTP2_HEADERS) {
 		on_header_block(conn, stream, is_end);
 	} else if (is_end) {
@@ -428,26 +490,34 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
 static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, void *user)
 {
 	struct mesh__conn *conn = user;
+	const struct mesh__stream *stream;
 
-	(void)session;
 	if (!conn->is_server)
 		return 0;
 	switch (hd->type) {
 	case NGHTTP2_HEADERS:
+		check_stream_is_alive(conn, hd);
+		break;
 	case NGHTTP2_CONTINUATION:
 	case NGHTTP2_SETTINGS:
 	case NGHTTP2_PING:
-	case NGHTTP2_GOAWAY:
 	case NGHTTP2_PUSH_PROMISE:
+		break;
+	case NGHTTP2_GOAWAY:
+		mesh__h2_count_abuse(conn, MESH__ABUSE_GOAWAY, conn->lp->now_ns);
 		break;
 	case NGHTTP2_DATA:
 		if (hd->length == 0 && !(hd->flags & NGHTTP2_FLAG_END_STREAM))
 			mesh__h2_count_abuse(conn, MESH__ABUSE_EMPTY, conn->lp->now_ns);
 		break;
 	case NGHTTP2_RST_STREAM:
-		mesh__h2_count_abuse(conn, MESH__ABUSE_RESET, conn->lp->now_ns);
+		stream = nghttp2_session_get_stream_user_data(session, hd->stream_id);
+		if (!stream || !stream->end_sent) /* or the answer made the rest of the request pointless: that saves us work */
+			mesh__h2_count_abuse(conn, MESH__ABUSE_RESET, conn->lp->now_ns);
 		break;
 	case NGHTTP2_PRIORITY:
+		if (hd->stream_id == 0) /* we ignore priorities, and so does nghttp2, this rule included */
+			end_for_breach(conn, MESH__H2_PROTOCOL_ERROR, "the peer sent PRIORITY on stream 0");
 		mesh__h2_count_abuse(conn, MESH__ABUSE_PRIORITY, conn->lp->now_ns);
 		break;
 	case NGHTTP2_WINDOW_UPDATE:
@@ -456,6 +526,20 @@ static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, 
 	default:
 		mesh__h2_count_abuse(conn, MESH__ABUSE_UNKNOWN, conn->lp->now_ns);
 	}
+	return 0;
+}
+
+/* What nghttp2 answers with RST_STREAM, or with the end of the connection. */
+static int on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame, int nghttp2_error, void *user)
+{
+	struct mesh__conn *conn = user;
+
+	(void)session;
+	(void)nghttp2_error;
+	if (frame->hd.type == NGHTTP2_HEADERS)
+		conn->header_since_ns = 0; /* the rest of this block is skipped in silence */
+	if (frame->hd.stream_id)
+		remember_reset(conn, frame->hd.stream_id);
 	return 0;
 }
 
@@ -470,6 +554,11 @@ static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t id, co
 		return 0;
 	}
 	stream->received_bytes += len;
+	/* We have answered already: the rest is thrown away, and the stream's window stays shut. */
+	if (conn->is_server && stream->end_sent) {
+		nghttp2_session_consume_connection(session, len);
+		return 0;
+	}
 	stream->unconsumed_bytes += (uint32_t)len;
 	stream->last_in_ns = conn->lp->now_ns;
 	stream->events->on_data(stream, data, len);
@@ -481,6 +570,8 @@ static int on_stream_closed(nghttp2_session *session, int32_t id, uint32_t error
 	struct mesh__conn *conn = user;
 	struct mesh__stream *stream = nghttp2_session_get_stream_user_data(session, id);
 
+	if (id == conn->header_stream_id)
+		conn->header_since_ns = 0; /* the rest of its block, if any, is skipped in silence */
 	if (!stream)
 		return 0;
 	/* REFUSED_STREAM comes from the peer itself, or from nghttp2 for streams beyond the peer's GOAWAY. */
@@ -525,6 +616,8 @@ static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, v
 		remember_breach(conn, &frame->goaway);
 	if (frame->hd.type == NGHTTP2_HEADERS)
 		mesh__abuse_excuse(&conn->abuse, MESH__ABUSE_PING, 1);
+	if (frame->hd.type == NGHTTP2_RST_STREAM)
+		remember_reset(conn, frame->hd.stream_id);
 	if (frame->hd.type == NGHTTP2_RST_STREAM && frame->rst_stream.error_code != NGHTTP2_NO_ERROR &&
 	    frame->rst_stream.error_code != NGHTTP2_CANCEL && frame->rst_stream.error_code != NGHTTP2_REFUSED_STREAM)
 		mesh__h2_count_abuse(conn, MESH__ABUSE_PROVOKED, conn->lp->now_ns);
@@ -534,8 +627,12 @@ static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, v
 	if (!stream)
 		return 0;
 	stream->end_sent = true;
-	/* The answer is out before the request has ended: the rest of it is of no interest (RFC 9113, 8.1). */
-	if (conn->is_server && !stream->ended_by_peer)
+	stream->last_out_ns = conn->lp->now_ns;
+	/*
+	 * The answer is out before the request has ended: the rest of it is of no interest (RFC 9113, 8.1). Behind a body
+	 * check_streams() says so a little later, since there are clients that lose the body otherwise.
+	 */
+	if (conn->is_server && !stream->ended_by_peer && frame->hd.type == NGHTTP2_HEADERS)
 		nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, stream->id, NGHTTP2_NO_ERROR);
 	return 0;
 }
@@ -543,6 +640,7 @@ static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, v
 void mesh__h2_input_failed(struct mesh__conn *conn, int nghttp2_error)
 {
 	const char *reason = "protocol", *text = nghttp2_strerror(nghttp2_error);
+	uint32_t error_code;
 
 	switch (nghttp2_error) {
 	case NGHTTP2_ERR_BAD_CLIENT_MAGIC:
@@ -567,7 +665,11 @@ void mesh__h2_input_failed(struct mesh__conn *conn, int nghttp2_error)
 	}
 	if (conn->is_server && strcmp(reason, "protocol") != 0)
 		conn->events->on_abuse(conn, reason);
-	nghttp2_session_terminate_session(conn->session, NGHTTP2_PROTOCOL_ERROR);
+	if (nghttp2_error == NGHTTP2_ERR_NOMEM)
+		error_code = MESH__H2_INTERNAL_ERROR;
+	else
+		error_code = strcmp(reason, "protocol") == 0 ? MESH__H2_PROTOCOL_ERROR : MESH__H2_ENHANCE_YOUR_CALM;
+	nghttp2_session_terminate_session(conn->session, error_code);
 	mesh__conn_close(conn, nghttp2_error == NGHTTP2_ERR_NOMEM ? MESH_E_NOMEM : MESH_E_PROTOCOL, reason, text);
 }
 
@@ -618,6 +720,7 @@ static nghttp2_session_callbacks *new_callbacks(void)
 	nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
 	nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
 	nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks, on_begin_frame);
+	nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks, on_invalid_frame);
 	nghttp2_session_callbacks_set_unpack_extension_callback(callbacks, ignore_extension);
 	nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data_chunk);
 	nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_closed);

@@ -324,6 +324,11 @@ bool mesh__pipe_has_partial(const struct mesh__pipe *pipe)
 	return pipe->partial || pipe->prefix_len;
 }
 
+uint64_t mesh__pipe_partial_bytes(const struct mesh__pipe *pipe)
+{
+	return pipe->partial ? pipe->partial->len : 0;
+}
+
 static struct mesh__pipe_message *new_message(uint64_t len)
 {
 	struct mesh__pipe_message *message = mesh__memory_alloc(sizeof(*message) + len);

@@ -67,6 +67,7 @@ int mesh__pipe_feed(struct mesh__pipe *pipe, const uint8_t *data, size_t len); /
 void mesh__pipe_end_input(struct mesh__pipe *pipe);           /* the peer has said all */
 void mesh__pipe_end(struct mesh__pipe *pipe, int32_t result); /* the stream is over; result 0: in order */
 bool mesh__pipe_is_untouched(struct mesh__pipe *pipe);        /* nothing of the outgoing side has left: it can go elsewhere */
+uint64_t mesh__pipe_partial_bytes(const struct mesh__pipe *pipe); /* memory of the message that is coming in; 0: none */
 bool mesh__pipe_has_partial(const struct mesh__pipe *pipe);   /* the input ended inside a message */
 
 #endif

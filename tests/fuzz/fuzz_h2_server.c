@@ -38,7 +38,9 @@ static void echo_stream(const struct mesh_event *event, void *user)
 	struct mesh_reply reply = { .size = sizeof(reply) };
 	int rc = 1;
 
-	(void)user;
+	/* What a handler has been given stays where it is, whatever comes behind it. */
+	if (mesh_request_path(event->request) != user)
+		abort();
 	while (event->type == MESH_EVENT_REQUEST_READABLE && (rc = mesh_request_recv(event->request, &message, 0)) == 1) {
 		mesh_request_send(event->request, message.data, message.len, 0);
 		mesh_message_release(&message);
@@ -52,7 +54,7 @@ static void echo_stream(const struct mesh_event *event, void *user)
 static void start_stream(mesh_request *request, void *user)
 {
 	(void)user;
-	mesh_request_on_event(mesh_request_ref(request), echo_stream, NULL);
+	mesh_request_on_event(mesh_request_ref(request), echo_stream, (void *)(uintptr_t)mesh_request_path(request));
 }
 
 static void start_server(void)
