@@ -77,10 +77,12 @@ MESH_API int mesh_client_call(mesh_client *client, const struct mesh_call_option
  * Starts one call.
  *
  * thread   any; on_event runs on the call's loop; queue events come out of mesh_queue_next()
- * once     MESH_EVENT_CALL_DONE comes exactly once if and only if this returns 0, and never before it returns
+ * once     MESH_EVENT_CALL_DONE comes exactly once if and only if this returns 0, and never inside this function. It may come
+ *          in another thread before this has returned; *out is set by then
  * memory   opts and all it points to are copied before this returns; *out (may be NULL for a unary call with a callback)
  *          holds one reference: mesh_call_unref()
  * errors   MESH_E_INVALID    a field is missing or wrong      (nothing was started)
+ *          MESH_E_TOO_LARGE  body or headers are              (nothing was started)
  *          MESH_E_CLOSING    the mesh is closing              (nothing was started)
  *          MESH_E_FORKED, MESH_E_VERSION, MESH_E_NOMEM        (nothing was started)
  * counts   mesh_calls_total, mesh_calls_in_flight
@@ -88,6 +90,7 @@ MESH_API int mesh_client_call(mesh_client *client, const struct mesh_call_option
  */
 MESH_API int mesh_client_start(mesh_client *client, const struct mesh_call_options *opts, mesh_call **out, struct mesh_error *err);
 
+/* One reference more, or less; the last one frees the call. thread any, also after mesh_close(). since 0.1 */
 MESH_API mesh_call *mesh_call_ref(mesh_call *call);
 MESH_API void mesh_call_unref(mesh_call *call); /* NULL is fine; does not cancel */
 
@@ -95,7 +98,8 @@ MESH_API void mesh_call_unref(mesh_call *call); /* NULL is fine; does not cancel
  * Waits for the end of the call and returns how it ended: 0 or MESH_E_*.
  *
  * thread   any but a loop's
- * time     timeout_ms UINT32_MAX: until it ends (its own deadline bounds that); MESH_E_AGAIN when time ran out first
+ * time     timeout_ms UINT32_MAX: until it ends (its own deadline bounds that)
+ * errors   how the call ended, or MESH_E_AGAIN (time ran out first), MESH_E_WRONG_THREAD, MESH_E_FORKED, MESH_E_INVALID
  * since    0.1
  */
 MESH_API int mesh_call_wait(mesh_call *call, uint32_t timeout_ms, struct mesh_error *err);
@@ -120,6 +124,7 @@ enum mesh_send_flag { MESH_SEND_LAST = 1 << 0 /* nothing follows: half-close. da
  *          MESH_E_STATE        not a streaming call, or after MESH_SEND_LAST
  *          MESH_E_TOO_LARGE    larger than `message.max`
  *          MESH_E_WRONG_THREAD waiting on a loop thread
+ *          MESH_E_INVALID, MESH_E_FORKED, MESH_E_NOMEM
  *          any error that ended the call
  * since    0.1
  */
@@ -141,9 +146,11 @@ struct mesh_message {
  * time     timeout_ms 0 never waits
  * returns  1: out is filled; 0: the peer has ended its side in order, mesh_call_wait() tells the status;
  *          MESH_E_AGAIN: nothing yet; or the error that ended the call
+ * errors   MESH_E_STATE (not a streaming call), MESH_E_WRONG_THREAD (a timeout on a loop thread), MESH_E_INVALID, MESH_E_FORKED
  * since    0.1
  */
 MESH_API int mesh_call_recv(mesh_call *call, struct mesh_message *out, uint32_t timeout_ms);
+/* thread any, also after the call is gone; NULL, and twice, is fine. since 0.1 */
 MESH_API void mesh_message_release(struct mesh_message *message);
 
 /*
@@ -178,6 +185,7 @@ struct mesh_call_info {
 	uint64_t sent_bytes, received_bytes; /* bodies; for gRPC with the five bytes before each message */
 	char endpoint[64];     /* of the last attempt */
 };
+/* thread any. errors MESH_E_INVALID: the call has not ended, or info->size is not set. since 0.1 */
 MESH_API int mesh_call_info(const mesh_call *call, struct mesh_call_info *info);
 
 #ifdef __cplusplus

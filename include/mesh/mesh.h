@@ -46,9 +46,10 @@ struct mesh_options {
  *
  * thread   any; several meshes may live in one process
  * memory   everything is copied; *out is closed with mesh_close()
- * loops    with opts->event_base nothing runs unless the caller turns that base, in one thread
+ * loops    with opts->event_base nothing runs unless the caller turns that base, in one thread; it must outlive mesh_close().
+ *          Functions that wait turn it themselves when they are called in that thread
  * errors   MESH_E_OPTION          one or more options are wrong: the sentence lists them all
- *          MESH_E_NO_DESCRIPTORS, MESH_E_SYSTEM, MESH_E_NOMEM
+ *          MESH_E_NO_DESCRIPTORS, MESH_E_SYSTEM, MESH_E_NOMEM, MESH_E_VERSION, MESH_E_INVALID
  *          (nothing stays behind after an error)
  * since    0.1
  */
@@ -59,19 +60,21 @@ MESH_API int mesh_open(const struct mesh_options *opts, mesh **out, struct mesh_
  * flight, in either direction, has ended.
  *
  * thread   any but the loop's; with a foreign event_base it turns that base itself, so call it outside its callbacks
- * time     at most option `drain.delay` + `drain.timeout`
+ * time     at most option `drain.delay` + `drain.timeout`; mesh_close() in another thread ends it
  * errors   MESH_E_DEADLINE        work is left: mesh_close() will end it
- *          MESH_E_WRONG_THREAD, MESH_E_FORKED
+ *          MESH_E_WRONG_THREAD, MESH_E_CLOSING, MESH_E_FORKED, MESH_E_INVALID
  * since    0.1
  */
 MESH_API int mesh_drain(mesh *m, struct mesh_error *err);
 
 /*
  * Ends everything at once, joins the threads, frees the mesh. Unfinished calls end with MESH_E_CLOSING first, each exactly
- * once. Clients, servers, queues and calls of this mesh may still be freed afterwards, and nothing else.
+ * once. Other threads may be using clients, servers, queues and calls of this mesh meanwhile, and may free them afterwards;
+ * all else they then try fails with MESH_E_CLOSING. Not so mesh_pick() and mesh_report(), which take no part in this.
  *
- * thread   any but the loop's; with a foreign event_base the base's thread, outside its callbacks
- * memory   NULL is fine; in a forked child it only frees memory
+ * thread   any but the loop's, once; with a foreign event_base the base's thread, outside its callbacks. Inside a callback of
+ *          this mesh it does nothing but say so in the log: it would wait for itself
+ * memory   NULL is fine; in a forked child it does nothing
  * since    0.1
  */
 MESH_API void mesh_close(mesh *m);

@@ -57,7 +57,7 @@ MESH_API int mesh_server_handle_queue(mesh_server *server, const char *path, uin
 /*
  * Binds, listens, and announces the service in discovery.
  *
- * thread   any but a loop's
+ * thread   any but a loop's; with a foreign event_base the base's, outside its callbacks
  * errors   MESH_E_SYSTEM (address in use, not permitted, ...), MESH_E_NO_DESCRIPTORS, MESH_E_STATE, MESH_E_FORKED, MESH_E_NOMEM
  * since    0.1
  */
@@ -75,7 +75,14 @@ MESH_API const char *mesh_server_address(const mesh_server *server);
  */
 MESH_API int mesh_server_set_health(mesh_server *server, const char *service, int is_serving);
 
-/* Stops accepting, ends its connections, forgets the handlers. thread any but a loop's; NULL is fine. since 0.1 */
+/*
+ * Stops accepting, ends its connections, forgets the handlers; none of them runs any more once this has returned.
+ *
+ * thread   any but a loop's; with a foreign event_base the base's, outside its callbacks. Inside a callback it does nothing but
+ *          say so in the log: it would wait for itself
+ * memory   NULL is fine; before or after mesh_close(); in a forked child it does nothing
+ * since    0.1
+ */
 MESH_API void mesh_server_free(mesh_server *server);
 
 /* Asking a request. thread any; memory: lives as long as the request. */

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-enum { HEADERS_MAX = 128, PATH_BYTES_MAX = 8192 };
+enum { HEADERS_MAX = 128, PATH_BYTES_MAX = 8192, METHOD_BYTES_MAX = 32 };
 
 int mesh_client_new(mesh *m, const char *service, mesh_client **out, struct mesh_error *err)
 {
@@ -45,6 +45,27 @@ void mesh_client_free(mesh_client *client)
 
 /* --- arguments --- */
 
+/* What follows would be answered with PROTOCOL_ERROR, as if the peer were to blame: RFC 9113, 8.2.1 and 8.3.1. */
+
+static bool is_blank(char c)
+{
+	return c == ' ' || c == '\t';
+}
+
+static int check_method(const char *method, struct mesh_error *err)
+{
+	size_t len = strlen(method);
+
+	for (size_t i = 0; i < len; i++)
+		if (method[i] <= ' ' || method[i] >= 0x7f || strchr("\"(),/:;<=>?@[\\]{}", method[i]))
+			return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the method has a character at position %zu that does not belong in one", i);
+	if (!len || len > METHOD_BYTES_MAX)
+		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the method is empty or longer than %d characters", METHOD_BYTES_MAX);
+	if (strcmp(method, "CONNECT") == 0)
+		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the method CONNECT makes tunnels, not calls");
+	return 0;
+}
+
 static int check_header(const struct mesh_header *header, uint32_t index, bool is_grpc, struct mesh_error *err)
 {
 	uint32_t name_len = header->name ? header->name_len ? header->name_len : (uint32_t)strlen(header->name) : 0;
@@ -69,22 +90,25 @@ static int check_header(const struct mesh_header *header, uint32_t index, bool i
 				   header->name);
 	if (is_grpc && name_len >= 4 && memcmp(header->name + name_len - 4, "-bin", 4) == 0)
 		return 0;
+	if (value_len && (is_blank(header->value[0]) || is_blank(header->value[value_len - 1])))
+		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "header %u (%.*s): its value begins or ends with a blank", index, (int)name_len,
+				   header->name);
 	for (uint32_t i = 0; i < value_len; i++)
-		if ((unsigned char)header->value[i] < ' ' && header->value[i] != '\t')
+		if (((unsigned char)header->value[i] < ' ' && header->value[i] != '\t') || header->value[i] == 0x7f)
 			return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "header %u (%.*s): its value has control characters", index,
 					   (int)name_len, header->name);
 	return 0;
 }
 
-static int check_text(const char *text, const char *what, size_t max, struct mesh_error *err)
+static int check_path(const char *path, struct mesh_error *err)
 {
-	size_t len = strlen(text);
+	size_t len = strlen(path);
 
 	for (size_t i = 0; i < len; i++)
-		if ((unsigned char)text[i] <= ' ' || text[i] == 0x7f)
-			return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the %s has a blank or control character at position %zu", what, i);
-	if (!len || len > max)
-		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the %s is empty or longer than %zu characters", what, max);
+		if ((unsigned char)path[i] <= ' ' || path[i] == 0x7f)
+			return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the path has a blank or control character at position %zu", i);
+	if (len > PATH_BYTES_MAX)
+		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the path is longer than %d characters", PATH_BYTES_MAX);
 	return 0;
 }
 
@@ -109,9 +133,9 @@ static int check_options(const mesh_client *client, const struct mesh_call_optio
 	if (!(opts->flags & MESH_CALL_STREAM) && opts->body_len > message_max)
 		return mesh__fault(err, MESH_E_TOO_LARGE, MESH_STAGE_NONE, "the body of %llu bytes is larger than option message.max",
 				   (unsigned long long)opts->body_len);
-	rc = check_text(opts->path, "path", PATH_BYTES_MAX, err);
+	rc = check_path(opts->path, err);
 	if (!rc && opts->method && !is_grpc)
-		rc = check_text(opts->method, "method", 32, err);
+		rc = check_method(opts->method, err);
 	for (uint32_t i = 0; !rc && i < opts->header_count; i++)
 		rc = check_header(&opts->headers[i], i, is_grpc, err);
 	return rc;

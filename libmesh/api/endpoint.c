@@ -55,8 +55,13 @@ int mesh_pick(mesh_client *client, struct mesh_pick *pick, struct mesh_error *er
 
 void mesh_pick_address(const struct mesh_pick *pick, char text[64])
 {
-	struct mesh__address address = { .family = (uint8_t)pick->family, .port = pick->port };
+	struct mesh__address address;
 
+	if (text)
+		text[0] = '\0';
+	if (!pick || !text)
+		return;
+	address = (struct mesh__address){ .family = (uint8_t)pick->family, .port = pick->port };
 	memcpy(address.ip, pick->ip, sizeof(address.ip));
 	mesh__address_print(&address, text);
 }

@@ -19,7 +19,7 @@ int64_t mesh_options_get(mesh *m, const char *name, const char *service, char *b
 
 	if (rc)
 		return rc;
-	rc = mesh__config_get(m->config, name, service, buffer, capacity);
+	rc = mesh__config_get(m->config, name, service, buffer, buffer ? capacity : 0);
 	mesh__handle_leave(m);
 	return rc;
 }

@@ -37,6 +37,11 @@ static void on_limit(struct mesh__timer *timer, struct mesh__loop *lp)
 
 	(void)lp;
 	mesh__resolve_leave(call);
+	/* It has come this very moment, and the wake-up is on its way. */
+	if (mesh__service_state(call->target->service) == MESH__SERVICE_READY) {
+		mesh__call_resume(call);
+		return;
+	}
 	blame_name(call, mesh__service_state(call->target->service));
 	mesh__call_end(call);
 }

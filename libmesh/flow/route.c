@@ -6,22 +6,26 @@
 static void on_deadline(struct mesh__timer *timer, struct mesh__loop *lp)
 {
 	struct mesh_call *call = MESH__CONTAINER(timer, struct mesh_call, deadline);
-	char where[160];
+	char where[420], why[320];
 	struct mesh__text text;
 
 	(void)lp;
 	mesh__text_init(&text, where, sizeof(where));
-	if (!call->attempts)
-		mesh__text_add(&text, "while waiting for its name to resolve");
-	else if (!call->attempt.opened_ns)
+	if (!call->attempts) {
+		mesh__service_explain(call->target->service, why, sizeof(why));
+		mesh__text_addf(&text, "while waiting for its name to resolve; %s", why);
+	} else if (!call->attempt.opened_ns)
 		mesh__text_addf(&text, "while waiting for a connection to %s", call->attempt.reach ? call->attempt.reach->reach->name : "an endpoint");
 	else if (!call->attempt.headers_ns)
 		mesh__text_addf(&text, "while waiting for the answer of %s", call->attempt.reach->reach->name);
 	else
 		mesh__text_addf(&text, "while receiving the answer of %s", call->attempt.reach->reach->name);
+	if (call->attempts)
+		mesh__text_addf(&text, " (attempt %u)", call->attempts);
+	if (call->history)
+		mesh__text_addf(&text, "; before that: %s", call->history);
 	mesh__call_blame(call, MESH_E_DEADLINE, call->attempts ? MESH_STAGE_ATTEMPT : MESH_STAGE_RESOLVE,
-			 "%s: the deadline of %.0f ms passed %s (attempt %u)", call->target->name, (double)call->timeout_ns / MESH__NS_PER_MS,
-			 where, call->attempts);
+			 "%s: the deadline of %.0f ms passed %s", call->target->name, (double)call->timeout_ns / MESH__NS_PER_MS, where);
 	mesh__call_end(call);
 }
 

@@ -212,8 +212,11 @@ static void wrong_arguments_start_nothing(void **state)
 {
 	struct mesh_header bad[] = { { "Bad Name", "x", 0, 0 } }, pseudo[] = { { ":path", "/x", 0, 0 } }, newline[] = { { "x-a", "a\nb", 0, 0 } };
 	struct mesh_header connection[] = { { "connection", "close", 0, 0 } };
+	static const char *const values[] = { " a", "a ", "\ta", "a\x7f" }, *const methods[] = { "", "GE(T", "G T", "CONNECT" };
 	struct mesh_call_options opts = grpc_call(NULL, "", 0);
 	struct mesh_error err = MESH_ERROR_INIT;
+	struct mesh_pick pick = { .size = sizeof(pick) };
+	char text[64] = "x";
 	mesh_client *client = NULL;
 	mesh_call *none = NULL;
 
@@ -242,11 +245,28 @@ static void wrong_arguments_start_nothing(void **state)
 	assert_int_equal(mesh_client_start(users, &opts, &none, &err), MESH_E_INVALID);
 	opts.headers = NULL;
 	assert_int_equal(mesh_client_start(users, &opts, &none, &err), MESH_E_INVALID);
+	/* What a peer would have to refuse is not sent: the peer is not to blame. */
+	for (size_t i = 0; i < sizeof(values) / sizeof(*values); i++) {
+		struct mesh_header value = { "x-a", values[i], 0, 0 };
+
+		opts.headers = &value;
+		assert_int_equal(mesh_client_start(users, &opts, &none, &err), MESH_E_INVALID);
+	}
+	opts.header_count = 0;
+	opts.flags = 0;
+	for (size_t i = 0; i < sizeof(methods) / sizeof(*methods); i++) {
+		opts.method = methods[i];
+		assert_int_equal(mesh_client_start(users, &opts, &none, &err), MESH_E_INVALID);
+	}
 	assert_int_equal(mesh_client_start(NULL, &opts, &none, &err), MESH_E_INVALID);
 	assert_int_equal(mesh_client_start(users, NULL, &none, &err), MESH_E_INVALID);
 	assert_int_equal(mesh_client_new(m, "no/such name", &client, &err), MESH_E_INVALID);
 	assert_int_equal(mesh_client_new(m, "", &client, &err), MESH_E_INVALID);
 	assert_int_equal(mesh_client_new(m, NULL, &client, &err), MESH_E_INVALID);
+	mesh_pick_address(&pick, NULL);
+	mesh_pick_address(NULL, text);
+	assert_string_equal(text, "");
+	assert_true(mesh_options_get(m, "timeout", NULL, NULL, 10) > 0);
 	assert_true(strlen(err.message) > 0);
 }
 

@@ -432,6 +432,25 @@ static void a_file_changed_in_place_is_read_though_its_time_is_the_same(void **s
 	mesh_close(m);
 }
 
+static void a_deadline_in_the_name_says_what_is_known_of_it(void **state)
+{
+	mesh *m = OPEN_MESH("caller");
+	mesh_client *client = new_client(m, "nobody");
+	struct mesh_call_options opts = http_call("/");
+	struct mesh_error err = MESH_ERROR_INIT;
+
+	(void)state;
+	opts.timeout_ms = 50;
+	assert_int_equal(mesh_client_call(client, &opts, NULL, &err), MESH_E_DEADLINE);
+	assert_non_null(strstr(err.message, "nobody"));
+	assert_non_null(strstr(err.message, "local: no server of it"));
+	assert_int_equal(err.stage, MESH_STAGE_RESOLVE);
+	assert_int_equal(err.in_doubt, 0);
+	assert_int_equal(err.retry_safe, 1);
+	mesh_client_free(client);
+	mesh_close(m);
+}
+
 static void the_first_source_that_knows_a_name_wins(void **state)
 {
 	mesh *backend = OPEN_MESH("backend");
@@ -640,6 +659,7 @@ int main(void)
 		cmocka_unit_test(wrong_sources_are_refused_with_what_is_wrong),
 		cmocka_unit_test(a_file_is_followed_and_a_broken_one_changes_nothing),
 		cmocka_unit_test(a_file_changed_in_place_is_read_though_its_time_is_the_same),
+		cmocka_unit_test(a_deadline_in_the_name_says_what_is_known_of_it),
 		cmocka_unit_test(the_first_source_that_knows_a_name_wins),
 		cmocka_unit_test(picks_come_from_any_thread_and_are_spread_and_counted),
 		cmocka_unit_test(picking_an_unknown_name_says_so),
