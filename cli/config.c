@@ -5,6 +5,7 @@
 
 #include "mesh/options.h"
 
+#include <ctype.h>
 #include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,16 +59,27 @@ static bool is_wanted(const struct listing *listing, const struct mesh_option_in
 	return false;
 }
 
+/* The variable that sets it: for one service MESH_TIMEOUT__USERS. */
+static const char *variable(const struct mesh_option_info *info, char *text, size_t capacity)
+{
+	snprintf(text, capacity, "%s%s%s", info->environment, *info->service ? "__" : "", info->service);
+	for (char *c = text; *c; c++)
+		*c = (char)toupper((unsigned char)*c);
+	return text;
+}
+
 static json_t *option_json(const struct mesh_option_info *info)
 {
 	json_t *row = json_object();
+	char text[320];
 
+	variable(info, text, sizeof(text));
 	json_object_set_new(row, "name", json_string(info->name));
 	json_object_set_new(row, "service", json_text(info->service, strlen(info->service)));
 	json_object_set_new(row, "value", json_text(info->value, strlen(info->value)));
 	json_object_set_new(row, "default", json_string(info->default_value));
 	json_object_set_new(row, "source", json_text(info->source, strlen(info->source)));
-	json_object_set_new(row, "environment", json_string(info->environment));
+	json_object_set_new(row, "environment", json_text(text, strlen(text)));
 	json_object_set_new(row, "type", json_string(info->type));
 	json_object_set_new(row, "range", json_string(info->range));
 	json_object_set_new(row, "is_live", json_boolean(info->is_live));
@@ -80,6 +92,7 @@ static void on_option(const struct mesh_option_info *info, void *user)
 {
 	struct listing *listing = user;
 	bool is_default = strcmp(info->source, "default") == 0;
+	char text[320];
 
 	if (!is_wanted(listing, info))
 		return;
@@ -90,7 +103,7 @@ static void on_option(const struct mesh_option_info *info, void *user)
 	table_addf(listing->table, BOLD, "%s%s%s", info->name, *info->service ? "@" : "", info->service);
 	table_add(listing->table, is_default ? PLAIN : GREEN, *info->value ? info->value : "\"\"");
 	table_add(listing->table, is_default ? DIM : GREEN, info->source);
-	table_add(listing->table, PLAIN, info->environment);
+	table_add(listing->table, PLAIN, variable(info, text, sizeof(text)));
 	if (listing->args->is_long) {
 		table_add(listing->table, PLAIN, info->range);
 		table_addf(listing->table, PLAIN, "%s%s", info->help, info->is_live ? "" : " (Fixed while a mesh is open.)");
@@ -120,8 +133,8 @@ static void print_problems(const struct warnings *warnings, const struct mesh_er
 
 static int print_listing(mesh *m, struct listing *listing, struct warnings *warnings)
 {
-	static const struct table_column columns[] = { { "OPTION", false }, { "VALUE", false },	{ "FROM", false },
-						       { "ENVIRONMENT", false }, { "RANGE", false }, { "WHAT IT DOES", false } };
+	static const struct table_column columns[] = { { "OPTION", false, 0 },	    { "VALUE", false, 0 }, { "FROM", false, 0 },
+						       { "ENVIRONMENT", false, 1 }, { "RANGE", false, 0 }, { "WHAT IT DOES", false, 0 } };
 	int status = EXIT_DONE;
 
 	if (listing->args->is_json)
