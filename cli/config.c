@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { OPTIONS_MAX = 255 };
+
 struct config_args {
 	bool is_json, is_changed, is_long;
 };
@@ -30,8 +32,11 @@ struct warnings {
 struct listing {
 	const struct config_args *args;
 	char **patterns;
+	bool *is_known; /* for each pattern, whether it is one of an option */
 	struct table *table;
 	json_t *rows;
+	const char *names[OPTIONS_MAX + 1]; /* of all options; the library's */
+	size_t name_count;
 };
 
 static void on_log(int32_t level, const char *line, void *user)
@@ -46,6 +51,11 @@ static void on_log(int32_t level, const char *line, void *user)
 	json_array_append_new(level == MESH_LOG_WARN ? warnings->lines : warnings->problems, json_text(line, strlen(line)));
 }
 
+static bool matches(const char *pattern, const struct mesh_option_info *info)
+{
+	return fnmatch(pattern, info->name, 0) == 0 || strcmp(pattern, info->environment) == 0;
+}
+
 static bool is_wanted(const struct listing *listing, const struct mesh_option_info *info)
 {
 	if (listing->args->is_changed && strcmp(info->source, "default") == 0)
@@ -53,7 +63,7 @@ static bool is_wanted(const struct listing *listing, const struct mesh_option_in
 	if (!*listing->patterns)
 		return true;
 	for (char **pattern = listing->patterns; *pattern; pattern++) {
-		if (fnmatch(*pattern, info->name, 0) == 0 || strcmp(*pattern, info->environment) == 0)
+		if (matches(*pattern, info))
 			return true;
 	}
 	return false;
@@ -94,6 +104,10 @@ static void on_option(const struct mesh_option_info *info, void *user)
 	bool is_default = strcmp(info->source, "default") == 0;
 	char text[320];
 
+	if (!*info->service && listing->name_count < OPTIONS_MAX)
+		listing->names[listing->name_count++] = info->name;
+	for (size_t i = 0; listing->patterns[i]; i++)
+		listing->is_known[i] = listing->is_known[i] || matches(listing->patterns[i], info);
 	if (!is_wanted(listing, info))
 		return;
 	if (listing->rows) {
@@ -131,6 +145,21 @@ static void print_problems(const struct warnings *warnings, const struct mesh_er
 		session_complain(err);
 }
 
+static int complain_about_patterns(const struct listing *listing)
+{
+	int status = EXIT_DONE;
+
+	for (size_t i = 0; listing->patterns[i]; i++) {
+		if (listing->is_known[i])
+			continue;
+		const char *nearest = args_nearest(listing->patterns[i], listing->names);
+		complain("no such option: %s: %s%s%s", listing->patterns[i], nearest ? "did you mean " : "`mesh config` lists all", nearest ? nearest : "",
+			 nearest ? "?" : "");
+		status = EXIT_FAILED;
+	}
+	return status;
+}
+
 static int print_listing(mesh *m, struct listing *listing, struct warnings *warnings)
 {
 	static const struct table_column columns[] = { { "OPTION", false, 0 },	    { "VALUE", false, 0 }, { "FROM", false, 0 },
@@ -146,17 +175,16 @@ static int print_listing(mesh *m, struct listing *listing, struct warnings *warn
 		return EXIT_FAILED;
 	}
 	mesh_options_list(m, on_option, listing);
-	if (listing->rows)
-		return print_json(json_pack("{s:o, s:O}", "options", listing->rows, "warnings", warnings->lines));
-	print_warnings(warnings);
-	if (table_rows(listing->table) > 0) {
-		table_print(listing->table, stdout);
-	} else if (*listing->patterns) {
-		complain("no such option%s: `mesh config` lists all", listing->args->is_changed ? " differs from its default" : "");
-		status = EXIT_FAILED;
-	} else {
-		printf("Every option is at its default.\n");
+	if (listing->rows) {
+		status = print_json(json_pack("{s:o, s:O}", "options", listing->rows, "warnings", warnings->lines));
+		return status ? status : complain_about_patterns(listing);
 	}
+	print_warnings(warnings);
+	status = complain_about_patterns(listing);
+	if (table_rows(listing->table) > 0)
+		table_print(listing->table, stdout);
+	else if (status == EXIT_DONE)
+		printf("%s at its default.\n", *listing->patterns ? "That is" : "Every option is");
 	table_free(listing->table);
 	return status;
 }
@@ -179,8 +207,14 @@ static int run(const struct command *cmd, int argc, char **argv)
 	opts.log_user = &warnings;
 	if (mesh_open(&opts, &m, &err) == 0) {
 		warnings.is_closed = true;
-		struct listing listing = { &given, argv + first, NULL, NULL };
-		status = print_listing(m, &listing, &warnings);
+		struct listing listing = { .args = &given, .patterns = argv + first, .is_known = calloc((size_t)(argc - first) + 1, sizeof(bool)) };
+		if (listing.is_known) {
+			status = print_listing(m, &listing, &warnings);
+		} else {
+			complain("out of memory");
+			status = EXIT_FAILED;
+		}
+		free(listing.is_known);
 		mesh_close(m);
 	} else {
 		print_warnings(&warnings);
