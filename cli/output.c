@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 static const char *command_name = "";
@@ -308,32 +309,90 @@ static size_t column_width(const struct table *table, size_t column)
 	return width;
 }
 
-static void print_cell(const struct table *table, size_t column, size_t width, enum colour colour, const char *text, FILE *file)
+/* 0: unlimited, since nobody looks at lines that break. */
+static size_t terminal_width(FILE *file)
 {
-	bool is_last = column + 1 == table->column_count, is_number = table->columns[column].is_number;
+	const char *columns = getenv("COLUMNS");
+	struct winsize size = { 0 };
+
+	if (isatty(fileno(file)) != 1)
+		return 0;
+	if (columns && atoi(columns) > 0)
+		return (size_t)atoi(columns);
+	return ioctl(fileno(file), TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
+
+/* Leaves out columns, those that can best be spared first, until a line fits; none, if that does not suffice. */
+static void fit(const struct table *table, size_t terminal, const size_t *widths, bool *is_shown)
+{
+	size_t total = 0;
+
+	for (size_t i = 0; i < table->column_count; i++)
+		total += widths[i] + (i ? 2 : 0);
+	while (terminal && total > terminal) {
+		size_t most = 0;
+		for (size_t i = 1; i < table->column_count; i++) {
+			if (is_shown[i] && table->columns[i].spare > table->columns[most].spare)
+				most = i;
+		}
+		if (most == 0) {
+			memset(is_shown, true, table->column_count * sizeof(*is_shown));
+			return;
+		}
+		is_shown[most] = false;
+		total -= widths[most] + 2;
+	}
+}
+
+static void print_cell(const struct table_column *column, bool is_last, size_t width, enum colour colour, const char *text, FILE *file)
+{
 	size_t padding = width - display_width(text);
 
-	if (is_number)
+	if (column->is_number)
 		fprintf(file, "%*s", (int)padding, "");
 	paint(file, colour, "%s", text);
-	if (!is_number && !is_last)
+	if (!column->is_number && !is_last)
 		fprintf(file, "%*s", (int)padding, "");
 	fputs(is_last ? "\n" : "  ", file);
 }
 
+static void print_missing(const struct table *table, const bool *is_shown, FILE *file)
+{
+	const char *lead = "No room here for ";
+
+	for (size_t i = 0; i < table->column_count; i++) {
+		if (is_shown[i])
+			continue;
+		paint(file, DIM, "%s%s", lead, table->columns[i].title);
+		lead = ", ";
+	}
+	if (*lead == ',')
+		paint(file, DIM, ": a wider terminal, or `| cat`, shows all.\n");
+}
+
 void table_print(const struct table *table, FILE *file)
 {
-	size_t widths[32];
+	size_t widths[32], last = 0;
+	bool is_shown[32];
 
-	for (size_t i = 0; i < table->column_count; i++)
+	for (size_t i = 0; i < table->column_count; i++) {
 		widths[i] = column_width(table, i);
+		is_shown[i] = true;
+	}
+	fit(table, terminal_width(file), widths, is_shown);
 	for (size_t i = 0; i < table->column_count; i++)
-		print_cell(table, i, widths[i], BOLD, table->columns[i].title, file);
+		last = is_shown[i] ? i : last;
+	for (size_t i = 0; i < table->column_count; i++) {
+		if (is_shown[i])
+			print_cell(&table->columns[i], i == last, widths[i], BOLD, table->columns[i].title, file);
+	}
 	for (size_t i = 0; i < table->cell_count; i++) {
 		const struct cell *cell = &table->cells[i];
 		size_t column = i % table->column_count;
-		print_cell(table, column, widths[column], cell->colour, cell->text ? cell->text : "", file);
+		if (is_shown[column])
+			print_cell(&table->columns[column], column == last, widths[column], cell->colour, cell->text ? cell->text : "", file);
 	}
+	print_missing(table, is_shown, file);
 }
 
 void table_free(struct table *table)

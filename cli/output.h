@@ -48,6 +48,7 @@ struct table;
 struct table_column {
 	const char *title;
 	bool is_number; /* right-aligned */
+	int spare;      /* left out where a terminal is too narrow, the highest first; 0: never, as is the first column */
 };
 struct table *table_new(const struct table_column *columns, size_t count);
 /* Cells are escaped and copied. The next free cell, row by row. */

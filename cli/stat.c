@@ -161,9 +161,10 @@ static void add_cells(struct table *table, const struct shown *shown, bool is_wi
 
 static void print_table(const struct stat_args *given, const struct counters *now, const struct counters *earlier, char **names, const size_t *order)
 {
-	static const struct table_column columns[] = { { "PROCESS", false }, { "SIDE", false },	   { "SERVICE", false }, { "ENDPOINT", false },
-						       { "REQUESTS", true }, { "SUCCESS", true },  { "RPS", true },	 { "P50", true },
-						       { "P95", true },	     { "P99", true },	   { "IN_FLIGHT", true }, { "FAILED BECAUSE", false } };
+	static const struct table_column columns[] = { { "PROCESS", false, 0 }, { "SIDE", false, 0 },	 { "SERVICE", false, 0 },
+						       { "ENDPOINT", false, 0 }, { "REQUESTS", true, 2 }, { "SUCCESS", true, 0 },
+						       { "RPS", true, 0 },	 { "P50", true, 4 },	  { "P95", true, 3 },
+						       { "P99", true, 0 },	 { "IN_FLIGHT", true, 1 }, { "FAILED BECAUSE", false, 0 } };
 	struct table *table = table_new(columns, given->is_wide ? 12 : 11);
 
 	if (!table)
