@@ -5,8 +5,13 @@
 #ifndef MESH_DISCOVERY_SET_H
 #define MESH_DISCOVERY_SET_H
 
-/* A read section in line: liburcu says of these functions that the LGPL lets anyone have them so. */
+/*
+ * A read section in line: liburcu says of these functions that the LGPL lets anyone have them so. Not under a sanitizer, which
+ * would then see that liburcu does not align its readers as it declares them.
+ */
+#ifndef MESH_SANITIZING
 #define _LGPL_SOURCE
+#endif
 #include "discovery/directory.h"
 
 #include <urcu-bp.h>
