@@ -1,3 +1,10 @@
+dnl MESH_NEEDS(PREFIX, MODULE, PACKAGE): PKG_CHECK_MODULES that adds what is not found, and Debian's package of it, to
+dnl $mesh_missing, so that configure can name all at once.
+AC_DEFUN([MESH_NEEDS], [
+	PKG_CHECK_MODULES([$1], [$2], [], [mesh_missing="$mesh_missing
+  $2 (Debian's package: $3)"])
+])
+
 dnl MESH_ADD_CFLAGS(FLAG...): adds to MESH_CFLAGS each flag that the compiler takes without a warning.
 AC_DEFUN([MESH_ADD_CFLAGS], [m4_map_args([_MESH_ADD_CFLAG], $@)])
 AC_DEFUN([_MESH_ADD_CFLAG], [

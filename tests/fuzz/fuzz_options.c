@@ -24,7 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	FILE *file;
 
 	if (!*path) {
-		snprintf(path, sizeof(path), "/dev/shm/mesh-fuzz-%ld", (long)getpid());
+		snprintf(path, sizeof(path), "%s/mesh-fuzz-%ld", access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm", (long)getpid());
 		snprintf(variable, sizeof(variable), "MESH_CONFIG=%s", path);
 	}
 	file = fopen(path, "wb");
