@@ -188,11 +188,20 @@ static int make_pipe(struct mesh_request *request)
 static void on_deadline(struct mesh__timer *timer, struct mesh__loop *lp)
 {
 	struct mesh_request *request = MESH__CONTAINER(timer, struct mesh_request, deadline);
+	struct mesh_reply late = { .size = sizeof(late), .grpc_status = MESH__GRPC_DEADLINE_EXCEEDED,
+				   .grpc_message = "the deadline passed before the stream was finished" };
+	bool is_told;
 
 	(void)lp;
 	request->outcome = mesh__outcome_of_error(MESH_E_DEADLINE);
 	request->has_status = request->is_late = true;
+	/* Not every caller watches its own deadline (Rust's tonic leaves it to us): it gets the status, not just a reset, unless
+	 * it does not even take what was sent before. */
+	is_told = request->is_grpc && request->pipe && request->has_responded && !request->stream.out_bytes &&
+		  mesh__request_finish(request, &late) == 0;
 	atomic_store_explicit(&request->is_cancelled, true, memory_order_release);
+	if (is_told)
+		return;
 	if (request->has_responded)
 		mesh__stream_reset(&request->stream, MESH__H2_CANCEL);
 	else
