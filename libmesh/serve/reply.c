@@ -368,16 +368,11 @@ int mesh__request_finish(struct mesh_request *request, const struct mesh_reply *
 
 void mesh__request_refuse(struct mesh_request *request, int http_status, int grpc_status, const char *message)
 {
-	static const struct mesh_header accepts = { "grpc-accept-encoding", "identity", 0, 0 };
 	struct mesh_reply reply = { .size = sizeof(reply), .http_status = http_status, .grpc_status = grpc_status, .grpc_message = message };
 
 	if (!request->is_grpc) {
 		reply.body = message;
 		reply.body_len = strlen(message);
-	} else if (grpc_status == MESH__GRPC_UNIMPLEMENTED) {
-		/* Whoever compressed must hear what would have been understood (grpc/grpc doc/compression.md). */
-		reply.headers = &accepts;
-		reply.header_count = 1;
 	}
 	mesh__request_refuse_with(request, &reply);
 }
