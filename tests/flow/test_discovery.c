@@ -184,9 +184,12 @@ static _Atomic bool stop_sweeping;
 
 static void *sweep_directory(void *path)
 {
-	const struct timespec pause = { 0, 1000 };
+	unsigned int seed = 1;
 
 	while (!atomic_load(&stop_sweeping)) {
+		/* Never in step with who makes it, or a machine with one core has the two take turns for ever. */
+		const struct timespec pause = { 0, 1000 + rand_r(&seed) % 200000 };
+
 		rmdir(path);
 		nanosleep(&pause, NULL);
 	}
