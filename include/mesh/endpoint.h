@@ -37,7 +37,7 @@ enum mesh_outcome {
  * memory   every successful pick needs one mesh_report(), from any thread
  * errors   MESH_E_NO_NAME      no source knows the service (or has not answered yet)
  *          MESH_E_NO_ENDPOINT  it has no usable endpoint
- *          MESH_E_FORKED, MESH_E_VERSION
+ *          MESH_E_INVALID (NULL), MESH_E_CLOSING, MESH_E_FORKED, MESH_E_VERSION
  * since    0.1
  */
 MESH_API int mesh_pick(mesh_client *client, struct mesh_pick *pick, struct mesh_error *err);
@@ -45,7 +45,14 @@ MESH_API int mesh_pick(mesh_client *client, struct mesh_pick *pick, struct mesh_
 /* Its address as text: "10.0.0.4:9000", "[::1]:9000". thread any; memory `text` is the caller's. since 0.1 */
 MESH_API void mesh_pick_address(const struct mesh_pick *pick, char text[64]);
 
-/* Says how it went and how long it took. thread any, without a lock. errors MESH_E_INVALID: the pick holds nothing (any more). since 0.1 */
+/*
+ * Says how it went and how long it took.
+ *
+ * thread   any, without a lock; a mesh that closes meanwhile is no harm
+ * errors   MESH_E_INVALID  NULL, no such outcome, or the pick holds nothing (any more)
+ *          MESH_E_CLOSING, MESH_E_FORKED
+ * since    0.1
+ */
 MESH_API int mesh_report(mesh_client *client, struct mesh_pick *pick, int32_t outcome, uint64_t latency_ns);
 
 /* One endpoint as discovery and balancer see it; strings are valid inside the callback. */

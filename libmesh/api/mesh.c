@@ -9,6 +9,7 @@
 #include "base/descriptors.h"
 #include "base/fault.h"
 #include "base/memory.h"
+#include "discovery/set.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -425,6 +426,7 @@ void mesh_close(mesh *m)
 		pthread_mutex_unlock(&m->life);
 		return;
 	}
+	mesh__set_wait_for_readers(); /* api/endpoint.c */
 	each_server(m, mark_stopped);
 	close_all(m);
 	pthread_mutex_unlock(&m->life);

@@ -26,7 +26,7 @@
 char mesh__set_grace_period;
 #endif
 
-static void wait_for_readers(void)
+void mesh__set_wait_for_readers(void)
 {
 	urcu_bp_synchronize_rcu();
 	MESH__SET_READERS_GONE();
@@ -273,7 +273,7 @@ static void publish(struct mesh__service *service, const struct told *told)
 	old = atomic_exchange_explicit(&service->set, set, memory_order_acq_rel);
 	remove_unmarked(service);
 	mesh__gauge_set(service->endpoints, set->count);
-	wait_for_readers();
+	mesh__set_wait_for_readers();
 	mesh__memory_free(old);
 }
 

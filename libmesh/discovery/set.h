@@ -36,10 +36,16 @@ extern char mesh__set_grace_period;
 #define MESH__SET_READERS_GONE() ((void)0)
 #endif
 
-/* NULL: nothing was published yet. mesh__set_read_end() must follow, in the same thread. thread any. */
-static inline const struct mesh__set *mesh__set_read_begin(const mesh__set_slot *slot)
+/* What is published stays until mesh__set_read_end(), which must follow in the same thread. Sections nest. thread any. */
+static inline void mesh__set_read_enter(void)
 {
 	urcu_bp_read_lock();
+}
+
+/* The same, and the set: NULL if nothing was published yet. */
+static inline const struct mesh__set *mesh__set_read_begin(const mesh__set_slot *slot)
+{
+	mesh__set_read_enter();
 	return atomic_load_explicit(slot, memory_order_acquire);
 }
 
@@ -48,5 +54,8 @@ static inline void mesh__set_read_end(void)
 	MESH__SET_READ();
 	urcu_bp_read_unlock();
 }
+
+/* Until all read sections that have begun are over. Never inside one. thread any */
+void mesh__set_wait_for_readers(void);
 
 #endif

@@ -28,7 +28,7 @@ static const struct {
 	{ MESH_STAGE_ADMIT, mesh__step_admit },     { MESH_STAGE_ATTEMPT, mesh__step_attempt },
 };
 
-enum { STEP_BALANCE = 2 };
+enum { STEP_RESOLVE = 1 };
 _Static_assert(MESH_STAGE_ROUTE < MESH_STAGE_RESOLVE && MESH_STAGE_RESOLVE < MESH_STAGE_BALANCE && MESH_STAGE_BALANCE < MESH_STAGE_ADMIT &&
 		       MESH_STAGE_ADMIT < MESH_STAGE_ATTEMPT && MESH_STAGE_ATTEMPT < MESH_STAGE_RETRY && MESH_STAGE_RETRY < MESH_STAGE_RECORD,
 	       "the steps run in the order of stages.def");
@@ -70,7 +70,7 @@ static void judge_attempt(struct mesh__task *task, struct mesh__loop *lp)
 		mesh__attempt_let_go(call);
 		mesh__stream_fini(&call->attempt.stream, &call->lp->pool);
 		call->answer_len = 0;
-		call->step = STEP_BALANCE;
+		call->step = STEP_RESOLVE; /* who refused may have been the last, and its successor about to start */
 		advance(call);
 	} else {
 		mesh__call_end(call);

@@ -11,8 +11,8 @@ static void blame_name(struct mesh_call *call, enum mesh__service_state state)
 	char why[400];
 
 	mesh__service_explain(call->target->service, why, sizeof(why));
-	mesh__call_blame(call, state == MESH__SERVICE_EMPTY ? MESH_E_NO_ENDPOINT : MESH_E_NO_NAME, MESH_STAGE_RESOLVE, "%s: no endpoint: %s",
-			 call->target->name, why);
+	mesh__call_blame(call, state == MESH__SERVICE_EMPTY ? MESH_E_NO_ENDPOINT : MESH_E_NO_NAME, MESH_STAGE_RESOLVE, "%s: no endpoint: %s%s%s",
+			 call->target->name, why, call->history ? "; before that: " : "", call->history ? call->history : "");
 }
 
 static void leave_pending(struct mesh_call *call)
@@ -71,7 +71,8 @@ enum mesh__verdict mesh__step_resolve(struct mesh_call *call)
 	enum mesh__service_state state = mesh__service_state(call->target->service);
 
 	if (state == MESH__SERVICE_READY) {
-		call->info.resolve_ns = call->lp->now_ns - call->start_ns - call->info.queue_ns;
+		if (!call->attempts)
+			call->info.resolve_ns = call->lp->now_ns - call->start_ns - call->info.queue_ns;
 		return MESH__GO;
 	}
 	if (state != MESH__SERVICE_RESOLVING && call->flags & MESH_CALL_FAIL_FAST) {

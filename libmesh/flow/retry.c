@@ -1,5 +1,5 @@
 /*
- * After a failed attempt: again, or the end? Again only what provably never reached the peer (no connection, a refused stream,
+ * After a failed attempt: again, from the name on, or the end? Again only what provably never reached the peer (no connection, a refused stream,
  * bytes that never left), while `attempts` and the deadline allow it, and, for a streaming call, while nothing has been sent.
  */
 #include "flow/call.h"

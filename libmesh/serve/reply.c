@@ -241,7 +241,8 @@ static void apply(struct mesh__task *task, struct mesh__loop *lp)
 				mesh__pipe_allow_end(request->pipe);
 			}
 		}
-		request->has_responded = true;
+		/* Who finishes while another thread begins may come first: the end waits for the headers. */
+		request->has_responded = request->has_responded || block->header_count;
 	}
 	if (block->is_last)
 		mesh__timer_cancel(&request->deadline);
@@ -333,10 +334,16 @@ int mesh__request_begin(struct mesh_request *request, const struct mesh_reply *r
 		return MESH_E_STATE;
 	if (atomic_load_explicit(&request->is_cancelled, memory_order_acquire))
 		return MESH_E_CANCELLED;
-	if (atomic_exchange_explicit(&request->is_begun, true, memory_order_acq_rel))
+	if (atomic_load_explicit(&request->is_begun, memory_order_acquire))
 		return reply ? MESH_E_STATE : 0;
 	block = new_block(request, reply ? reply : &plain, true, false);
-	return block ? hand_in(request, block) : MESH_E_NOMEM;
+	if (!block)
+		return MESH_E_NOMEM;
+	if (atomic_exchange_explicit(&request->is_begun, true, memory_order_acq_rel)) {
+		mesh__loop_free_memory(request->lp, block, block->from);
+		return reply ? MESH_E_STATE : 0;
+	}
+	return hand_in(request, block);
 }
 
 int mesh__request_finish(struct mesh_request *request, const struct mesh_reply *reply)

@@ -1,8 +1,11 @@
 /* Names and endpoints with real files, real locks and real processes. */
 #include "../lib/mesh_test.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 
 static void answer_service(mesh_request *request, void *user)
 {
@@ -600,6 +603,57 @@ static void a_listing_may_be_interrupted_by_another(void **state)
 	alarm(0);
 }
 
+/* The only server goes while a call is on its way to it, and its successor is not there yet. */
+static void a_call_that_was_not_taken_waits_for_the_successor(void **state)
+{
+	static const unsigned char never_mind[] = { 0, 0, 0, 4, 0, 0, 0, 0, 0, /* SETTINGS, then GOAWAY: stream 0 was the last */
+						    0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 };
+	struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t at_size = sizeof(at);
+	int leaving = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), conn;
+	mesh *backend = OPEN_MESH("backend"), *m;
+	mesh_server *server = serve_as(backend, "backend", NULL, "successor");
+	struct mesh_call_options opts = http_call("/");
+	struct mesh_pick pick = { .size = sizeof(pick) };
+	struct mesh_error err = MESH_ERROR_INIT;
+	char uri[160], text[256], bytes[512];
+	mesh_client *client;
+	const char *body;
+	mesh_call *call;
+	uint64_t len;
+
+	(void)state;
+	assert_true(bind(leaving, (struct sockaddr *)&at, sizeof(at)) == 0 && listen(leaving, 8) == 0);
+	getsockname(leaving, (struct sockaddr *)&at, &at_size);
+	snprintf(file_path, sizeof(file_path), "%s/successor.json", test_dir);
+	snprintf(text, sizeof(text), "{\"services\": {\"users\": [\"127.0.0.1:%d\"]}}", ntohs(at.sin_port));
+	replace_file(text);
+	snprintf(uri, sizeof(uri), "file:%s", file_path);
+	m = OPEN_MESH("caller", "discovery", uri, "resolve.timeout", "20s", "timeout", "20s");
+	client = new_client(m, "users");
+	assert_int_equal(mesh_client_start(client, &opts, &call, &err), 0);
+	conn = accept(leaving, NULL, NULL);
+	assert_true(recv(conn, bytes, sizeof(bytes), 0) > 0);
+	replace_file("{\"services\": {\"users\": []}}");
+	WAIT_FOR(mesh_pick(client, &pick, NULL) == MESH_E_NO_ENDPOINT);
+	assert_int_equal(send(conn, never_mind, sizeof(never_mind), MSG_NOSIGNAL), sizeof(never_mind));
+	close(leaving);
+	assert_int_equal(mesh_call_wait(call, 200, NULL), MESH_E_AGAIN);
+	snprintf(text, sizeof(text), "{\"services\": {\"users\": [\"%s\"]}}", mesh_server_address(server));
+	replace_file(text);
+	if (mesh_call_wait(call, 20000, &err))
+		fail_msg("%s", err.message);
+	body = mesh_call_body(call, &len);
+	assert_int_equal(len, 9);
+	assert_memory_equal(body, "successor", 9);
+	mesh_call_unref(call);
+	close(conn);
+	mesh_client_free(client);
+	mesh_close(m);
+	mesh_server_free(server);
+	mesh_close(backend);
+}
+
 struct picking {
 	mesh_client *client;
 	_Atomic bool stop;
@@ -668,6 +722,7 @@ int main(void)
 		cmocka_unit_test(picking_an_unknown_name_says_so),
 		cmocka_unit_test(a_listing_may_be_interrupted_by_another),
 		cmocka_unit_test(sets_and_weights_change_while_others_pick),
+		cmocka_unit_test(a_call_that_was_not_taken_waits_for_the_successor),
 	};
 
 	cmocka_set_test_filter(getenv("TEST_FILTER")); /* one test alone: TEST_FILTER=name */

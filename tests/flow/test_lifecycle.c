@@ -226,23 +226,38 @@ static void *manage_until_closed(void *user)
 	return (void *)(intptr_t)rc;
 }
 
+static void *pick_until_closed(void *user)
+{
+	struct busy *busy = user;
+	struct mesh_pick pick = { .size = sizeof(pick) };
+	int rc;
+
+	do {
+		rc = mesh_pick(busy->client, &pick, NULL);
+		if (rc == 0)
+			rc = mesh_report(busy->client, &pick, MESH_OUTCOME_OK, 1);
+	} while (rc == 0 || rc == MESH_E_NO_NAME || rc == MESH_E_NO_ENDPOINT);
+	return (void *)(intptr_t)rc;
+}
+
 static void closing_stops_whoever_is_about_to_start(void **state)
 {
+	static void *(*const run[])(void *) = { start_until_closed, start_until_closed, start_until_closed, manage_until_closed, pick_until_closed };
 	int times = getenv("MESH_TEST_FEWER") ? 10 : 50;
 
 	(void)state;
 	for (int i = 0; i < times; i++) {
 		struct busy busy = { .m = OPEN_MESH("self") };
-		pthread_t threads[4];
+		pthread_t threads[5];
 		void *result;
 
 		busy.server = serve_echo(busy.m);
 		busy.client = new_client(busy.m, "self");
-		for (int k = 0; k < 4; k++)
-			pthread_create(&threads[k], NULL, k < 3 ? start_until_closed : manage_until_closed, &busy);
+		for (int k = 0; k < 5; k++)
+			pthread_create(&threads[k], NULL, run[k], &busy);
 		WAIT_FOR(atomic_load(&busy.begun) > 5);
 		mesh_close(busy.m);
-		for (int k = 0; k < 4; k++) {
+		for (int k = 0; k < 5; k++) {
 			pthread_join(threads[k], &result);
 			assert_int_equal((intptr_t)result, MESH_E_CLOSING);
 		}

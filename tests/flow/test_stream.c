@@ -111,6 +111,27 @@ static void *serve(void *unused)
 	}
 }
 
+static void *begin_elsewhere(void *request)
+{
+	struct mesh_header header = { "x-begun", "elsewhere", 0, 0 };
+	struct mesh_reply reply = { .size = sizeof(reply), .headers = &header, .header_count = 1 };
+
+	mesh_request_begin(request, &reply);
+	mesh_request_unref(request);
+	return NULL;
+}
+
+/* One thread begins while the loop finishes: whoever comes first, the answer has its headers, and ends. */
+static void begin_and_finish(mesh_request *request, void *user)
+{
+	pthread_t thread;
+
+	(void)user;
+	assert_int_equal(pthread_create(&thread, NULL, begin_elsewhere, mesh_request_ref(request)), 0);
+	pthread_detach(thread);
+	finish(request, 0, NULL);
+}
+
 static int set_up(void **state)
 {
 	static const char *const names[] = { NULL, "/t.S/Echo", "/t.S/Count", "/t.S/Sum", "/t.S/NeverRead", "/t.S/StopEarly", "/t.S/Endless" };
@@ -123,6 +144,7 @@ static int set_up(void **state)
 	for (uint64_t i = TOKEN_ECHO; i <= TOKEN_ENDLESS; i++)
 		assert_int_equal(mesh_server_handle_queue(server, names[i], MESH_HANDLER_GRPC | MESH_HANDLER_STREAM, requests, i, NULL), 0);
 	assert_int_equal(mesh_server_handle_queue(server, "/echo", MESH_HANDLER_STREAM, requests, TOKEN_ECHO, NULL), 0);
+	add_handler(server, "/t.S/BeginAndFinish", MESH_HANDLER_GRPC | MESH_HANDLER_STREAM, begin_and_finish, NULL);
 	start_server(server);
 	pthread_create(&worker, NULL, serve, NULL);
 	peer = new_client(m, "peer");
@@ -383,6 +405,23 @@ static void the_deadline_ends_a_stream_too(void **state)
 	mesh_call_unref(call);
 }
 
+static void beginning_and_finishing_may_race(void **state)
+{
+	int times = getenv("MESH_TEST_FEWER") ? 100 : 1000;
+
+	(void)state;
+	for (int i = 0; i < times; i++) {
+		struct mesh_error err = MESH_ERROR_INIT;
+		mesh_call *call = start("/t.S/BeginAndFinish");
+
+		if (mesh_call_wait(call, 20000, &err))
+			fail_msg("%s", err.message);
+		assert_non_null(mesh_call_header(call, "content-type", NULL));
+		assert_string_equal(mesh_call_trailer(call, "x-done", NULL), "yes");
+		mesh_call_unref(call);
+	}
+}
+
 static void unary_calls_have_no_stream(void **state)
 {
 	struct mesh_call_options opts = grpc_call("/t.S/Nothing", "", 0);
@@ -460,6 +499,7 @@ int main(void)
 		cmocka_unit_test(cancelling_stops_an_endless_answer),
 		cmocka_unit_test(dropping_the_last_reference_leaves_no_stream_behind),
 		cmocka_unit_test(the_deadline_ends_a_stream_too),
+		cmocka_unit_test(beginning_and_finishing_may_race),
 		cmocka_unit_test(unary_calls_have_no_stream),
 		cmocka_unit_test(events_alone_can_drive_a_stream),
 	};
