@@ -134,6 +134,7 @@ struct mesh__conn {
 		uint32_t count;    /* ever */
 		int32_t forgotten; /* the highest that fell out of the list */
 	} resets;
+	uint32_t pings; /* since the peer last said something on a stream */
 	uint64_t opened_ns, last_read_ns, last_write_ns, last_active_ns, header_since_ns, ping_sent_ns, drain_since_ns;
 	struct mesh__abuse abuse;
 	mesh__cell *sent_cell, *received_cell; /* bytes on the wire; may be NULL */

@@ -469,6 +469,7 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
 		on_control_frame(conn, frame);
 		return 0;
 	}
+	conn->pings = 0;
 	if (frame->hd.type == NGHTTP2_HEADERS)
 		conn->header_since_ns = 0;
 	stream = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
