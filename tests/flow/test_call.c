@@ -208,6 +208,49 @@ static void a_handler_that_forgets_to_answer_is_answered_for(void **state)
 	mesh_call_unref(done);
 }
 
+/* A newer client may send more than we know: fields of every wire type, and numbers whose tags take two bytes. */
+static void the_health_service_skips_what_it_does_not_know(void **state)
+{
+	static const struct {
+		const char *bytes;
+		uint64_t len;
+		int code;
+	} requests[] = {
+		{ "\x0a\5users", 7, 0 },
+		{ "\x10\x96\1\x0a\5users", 10, 0 },                                    /* varint */
+		{ "\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\1\x0a\5users", 18, 0 }, /* varint, -1 */
+		{ "\x11\x0a\2no\4abc\x0a\5users", 16, 0 },                              /* fixed64 */
+		{ "\x15\xff\xff\xff\xff\x0a\5users", 12, 0 },                          /* fixed32 */
+		{ "\x1a\3abc\x0a\5users", 12, 0 },                                      /* bytes */
+		{ "\x8a\1\5other\x0a\5users", 15, 0 },                                  /* field 17 */
+		{ "\x11\1\2\3", 4, MESH_E_STATUS },
+		{ "\x15\1\2\3", 4, MESH_E_STATUS },
+		{ "\x8a", 1, MESH_E_STATUS },
+		{ "\x0a\6users", 7, MESH_E_STATUS },
+		{ "\x13\x14\x0a\5users", 9, MESH_E_STATUS }, /* a group */
+	};
+	struct mesh_error err;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(requests) / sizeof(*requests); i++) {
+		struct mesh_call_options opts = grpc_call("/grpc.health.v1.Health/Check", requests[i].bytes, requests[i].len);
+		mesh_call *done = NULL;
+		const char *body;
+		uint64_t len;
+
+		if (call(opts, &done, &err) != requests[i].code)
+			fail_msg("request %zu: %d %s", i, err.code, err.message);
+		if (requests[i].code) {
+			assert_int_equal(mesh_call_grpc_status(done), 3);
+		} else {
+			body = mesh_call_body(done, &len);
+			assert_int_equal(len, 2);
+			assert_memory_equal(body, "\x08\1", 2);
+		}
+		mesh_call_unref(done);
+	}
+}
+
 static void wrong_arguments_start_nothing(void **state)
 {
 	struct mesh_header bad[] = { { "Bad Name", "x", 0, 0 } }, pseudo[] = { { ":path", "/x", 0, 0 } }, newline[] = { { "x-a", "a\nb", 0, 0 } };
@@ -627,6 +670,7 @@ int main(void)
 		cmocka_unit_test(statuses_and_messages_arrive_as_they_were_said),
 		cmocka_unit_test(what_nobody_handles_is_said_so),
 		cmocka_unit_test(a_handler_that_forgets_to_answer_is_answered_for),
+		cmocka_unit_test(the_health_service_skips_what_it_does_not_know),
 		cmocka_unit_test(wrong_arguments_start_nothing),
 		cmocka_unit_test(a_callback_comes_exactly_once_on_the_loop),
 		cmocka_unit_test(a_queue_gives_each_event_once_and_its_descriptor_tells),
