@@ -32,6 +32,14 @@ static void answer_status(mesh_request *request, void *user)
 	mesh_request_reply(request, &reply);
 }
 
+static void answer_unheard_of(mesh_request *request, void *user)
+{
+	struct mesh_reply reply = { .size = sizeof(reply), .grpc_status = 99, .grpc_message = "of another age" };
+
+	(void)user;
+	mesh_request_reply(request, &reply);
+}
+
 static void park(mesh_request *request, void *user)
 {
 	(void)user;
@@ -66,6 +74,7 @@ static int set_up(void **state)
 	add_handler(server, "/t.S/Echo", MESH_HANDLER_GRPC, answer_echo, NULL);
 	add_handler(server, "/t.S/Metadata", MESH_HANDLER_GRPC, answer_metadata, NULL);
 	add_handler(server, "/t.S/Status", MESH_HANDLER_GRPC, answer_status, NULL);
+	add_handler(server, "/t.S/UnheardOf", MESH_HANDLER_GRPC, answer_unheard_of, NULL);
 	add_handler(server, "/teapot", 0, answer_status, NULL);
 	add_handler(server, "/park", 0, park, NULL);
 	add_handler(server, "/t.S/Park", MESH_HANDLER_GRPC, park, NULL);
@@ -170,6 +179,12 @@ static void statuses_and_messages_arrive_as_they_were_said(void **state)
 	assert_string_equal(mesh_call_grpc_message(done), "50% of \xc3\xbc\nfailed");
 	assert_int_equal(err.grpc_status, 9);
 	assert_int_equal(err.in_doubt, 1);
+	mesh_call_unref(done);
+	/* A number that is none of gRPC's is UNKNOWN; what was said with it stays. */
+	assert_int_equal(call(grpc_call("/t.S/UnheardOf", "", 0), &done, &err), MESH_E_STATUS);
+	assert_int_equal(mesh_call_grpc_status(done), 2);
+	assert_int_equal(err.grpc_status, 2);
+	assert_string_equal(mesh_call_grpc_message(done), "of another age");
 	mesh_call_unref(done);
 	assert_int_equal(call(http_call("/teapot"), &done, &err), 0);
 	assert_int_equal(mesh_call_http_status(done), 418);
