@@ -150,6 +150,15 @@ static int open_service_dir(const struct local *local, const char *service, stru
 	return fd;
 }
 
+/* Only an empty directory goes: one that looking for a name, or its last server, has left behind. */
+static void remove_service_dir(const struct local *local, const char *service)
+{
+	char path[PATH_BYTES_MAX];
+
+	snprintf(path, sizeof(path), "%s/registry/%s", local->dir, service);
+	rmdir(path);
+}
+
 static void renew_watch(struct followed *followed)
 {
 	struct local *local = followed->source->data;
@@ -358,8 +367,8 @@ static void close_entry(struct announced *announced)
 }
 
 /*
- * Makes directory and entry. A client that leaves removes the directory of a service that has no entries; if that happens
- * between our two steps, we begin again.
+ * Makes directory and entry. Whoever leaves removes the directory of a service that has no entries; if that happens between
+ * our two steps, we begin again.
  */
 static int make_entry(const struct local *local, struct announced *announced, struct mesh_error *err)
 {
@@ -461,8 +470,10 @@ static void withdraw(struct mesh__source *source, void *data)
 	mesh__list_remove(&announced->node);
 	pthread_mutex_unlock(&local->shared.lock);
 	/* In a forked child the descriptors are closed, and the entry is the parent's. */
-	if (announced->fd >= 0 && mesh__descriptors_is_ours(announced->fd))
+	if (announced->fd >= 0 && mesh__descriptors_is_ours(announced->fd)) {
 		unlinkat(announced->dir_fd, announced->name, 0);
+		remove_service_dir(local, announced->service);
+	}
 	free_announced(announced);
 }
 
@@ -492,14 +503,11 @@ static int open_local(struct mesh__source *source, const char *rest, struct mesh
 static void stop(struct mesh__source *source)
 {
 	struct local *local = source->data;
-	char path[PATH_BYTES_MAX];
 
 	for (struct followed *followed = local->first, *next; followed; followed = next) {
 		next = followed->next;
 		mesh__timer_cancel(&followed->look);
-		/* Only an empty directory goes: one that looking for a name has left behind. */
-		snprintf(path, sizeof(path), "%s/registry/%s", local->dir, mesh__service_name(followed->service));
-		rmdir(path);
+		remove_service_dir(local, mesh__service_name(followed->service));
 		mesh__memory_free(followed);
 	}
 	local->first = NULL;

@@ -214,6 +214,27 @@ static void a_server_can_start_while_its_directory_comes_and_goes(void **state)
 	mesh_close(m);
 }
 
+static void whoever_leaves_last_leaves_no_directory_behind(void **state)
+{
+	mesh *m = OPEN_MESH("caller", "stats", "off"), *second = OPEN_MESH("caller");
+	mesh_server *one = serve_as(m, "leaving", NULL, "x"), *two = serve_as(second, "leaving", NULL, "x");
+	mesh_client *nobody = new_client(m, "nobody");
+	char path[128];
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/registry/nobody", test_dir);
+	WAIT_FOR(access(path, F_OK) == 0);
+	mesh_client_free(nobody);
+	mesh_server_free(one);
+	mesh_close(m);
+	assert_int_equal(access(path, F_OK), -1);
+	snprintf(path, sizeof(path), "%s/registry/leaving", test_dir);
+	assert_int_equal(access(path, F_OK), 0);
+	mesh_close(second);
+	assert_int_equal(access(path, F_OK), -1);
+	mesh_server_free(two);
+}
+
 /* A login session that ends, or who tidies up: the registry goes away under living servers, and they come back. */
 static void servers_return_to_a_registry_that_was_removed(void **state)
 {
@@ -656,6 +677,7 @@ int main(void)
 		cmocka_unit_test(a_call_waits_for_a_server_that_is_about_to_start),
 		cmocka_unit_test(what_others_put_into_the_registry_changes_nothing),
 		cmocka_unit_test(a_server_can_start_while_its_directory_comes_and_goes),
+		cmocka_unit_test(whoever_leaves_last_leaves_no_directory_behind),
 		cmocka_unit_test(servers_return_to_a_registry_that_was_removed),
 		cmocka_unit_test(a_registry_that_is_not_private_is_refused),
 		cmocka_unit_test(a_static_list_needs_no_file),
