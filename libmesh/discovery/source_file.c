@@ -59,7 +59,7 @@ static int parse_endpoint(const json_t *item, struct mesh__found *found, const c
 		snprintf(why, capacity, "service %.64s, endpoint %zu has no \"address\" of type string", service, index);
 		return -1;
 	}
-	if (mesh__address_parse(&found->address, address, strlen(address), &phrase)) {
+	if (mesh__address_parse_endpoint(&found->address, address, strlen(address), &phrase)) {
 		snprintf(why, capacity, "service %.64s, endpoint %zu: \"%.48s\": %s", service, index, address, phrase);
 		return -1;
 	}

@@ -90,7 +90,7 @@ int mesh__source_local_parse(const char *text, size_t len, const char *service, 
 		*why = "its version is not 1";
 	else if (!name || strcmp(name, service) != 0)
 		*why = "it is about another service";
-	else if (address && mesh__address_parse(&found->address, address, strlen(address), why) == 0) {
+	else if (address && mesh__address_parse_endpoint(&found->address, address, strlen(address), why) == 0) {
 		found->weight = 1;
 		rc = 0;
 	}

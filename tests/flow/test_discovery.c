@@ -330,6 +330,8 @@ static void wrong_sources_are_refused_with_what_is_wrong(void **state)
 		{ "static:users=localhost:1", "localhost:1" },
 		{ "static:users=127.0.0.1:99999", "127.0.0.1:99999" },
 		{ "static:=127.0.0.1:1", "static" },
+		{ "static:users=127.0.0.1:1,127.0.0.1:0", "\"127.0.0.1:0\" of users" },
+		{ "static:users=127.0.0.1:1;orders=127.0.0.1:2;users=127.0.0.1:3", "users is named twice, again in \"users=127.0.0.1:3\"" },
 		{ "file:", "file" },
 		{ "local: nonsense", "nonsense" },
 	};
