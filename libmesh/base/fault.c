@@ -111,7 +111,7 @@ static void fill(struct mesh_error *err, int32_t code, int32_t stage, const char
 	full.stage = stage;
 	full.grpc_status = row ? row->grpc : GRPC_UNKNOWN;
 	mesh__text_init(&text, full.message, sizeof(full.message));
-	mesh__text_addv(&text, format, args);
+	mesh__text_addv_escaped(&text, format, args);
 	if (reason) {
 		mesh__text_add(&text, ": ");
 		mesh__text_add(&text, reason);

@@ -24,4 +24,8 @@ void mesh__text_addv(struct mesh__text *text, const char *format, va_list args) 
 /* Adds bytes of a stranger: control characters and bytes outside ASCII become \xNN, so that no terminal obeys them. */
 void mesh__text_add_escaped(struct mesh__text *text, const char *piece, size_t len);
 
+/* Formats, and escapes the whole; what is escaped already stays as it is. Errors and log lines are made so, whoever's names they hold. */
+enum { MESH__TEXT_FORMATTED_MAX = 1024 };
+void mesh__text_addv_escaped(struct mesh__text *text, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
+
 #endif
