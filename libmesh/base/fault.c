@@ -96,6 +96,8 @@ void mesh__fault_copy(struct mesh_error *to, const struct mesh_error *from)
 	if (size <= sizeof(to->size))
 		return;
 	memcpy((char *)to + sizeof(to->size), (const char *)from + sizeof(from->size), size - sizeof(to->size));
+	mesh__text_end_inside(to, size, offsetof(struct mesh_error, endpoint), sizeof(to->endpoint));
+	mesh__text_end_inside(to, size, offsetof(struct mesh_error, message), sizeof(to->message));
 }
 
 __attribute__((format(printf, 4, 0)))

@@ -78,3 +78,9 @@ void mesh__text_addv_escaped(struct mesh__text *text, const char *format, va_lis
 	mesh__text_add_escaped(text, raw.data, raw.len);
 	text->is_cut |= raw.is_cut;
 }
+
+void mesh__text_end_inside(void *structure, uint32_t size, size_t offset, size_t capacity)
+{
+	if (size > offset && size < offset + capacity)
+		((char *)structure)[size - 1] = '\0';
+}

@@ -558,6 +558,11 @@ static void the_deadline_travels_and_is_kept_at_both_ends(void **state)
 	assert_true(strlen(err.endpoint) > 0);
 	assert_int_equal(mesh_call_info(done, &info), 0);
 	assert_true(info.wait_ns > 0 && sum_of_steps(&info) <= info.total_ns); /* it waited, if in vain */
+	/* A smaller structure, of whatever size, holds a text that ends. */
+	memset(info.endpoint, 'x', sizeof(info.endpoint));
+	info.size = offsetof(struct mesh_call_info, endpoint) + 4;
+	assert_int_equal(mesh_call_info(done, &info), 0);
+	assert_memory_equal(info.endpoint, "127\0x", 5);
 	mesh_call_unref(done);
 	WAIT_FOR(atomic_load(&parked));
 	WAIT_FOR(mesh_request_is_cancelled(parked));

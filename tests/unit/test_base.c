@@ -285,6 +285,10 @@ static void errors_respect_the_callers_size(void **state)
 	mesh__fault(&err, MESH_E_DEADLINE, MESH_STAGE_ATTEMPT, "too %s", "late");
 	assert_string_equal(err.message, "too late");
 	assert_string_equal(err.endpoint, "");
+	memset(err.message, 'x', sizeof(err.message));
+	err.size = offsetof(struct mesh_error, message) + 4;
+	mesh__fault(&err, MESH_E_DEADLINE, MESH_STAGE_ATTEMPT, "too %s", "late");
+	assert_memory_equal(err.message, "too\0x", 5);
 	err.size = 0;
 	mesh__fault(&err, MESH_E_INVALID, 0, "not written");
 	assert_int_equal(err.code, MESH_E_DEADLINE);
