@@ -314,7 +314,7 @@ static int open_file(struct mesh__source *source, const char *rest, struct mesh_
 	struct file *file;
 
 	if (*rest != '/' || strlen(rest) >= PATH_BYTES_MAX)
-		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option discovery: file: needs an absolute path, \"%.64s\" is none (or too long)", rest);
+		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "discovery: file: needs an absolute path, \"%.64s\" is none (or too long)", rest);
 	file = mesh__memory_zalloc(sizeof(*file));
 	if (!file)
 		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for a discovery source");

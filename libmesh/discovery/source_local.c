@@ -482,8 +482,10 @@ static void withdraw(struct mesh__source *source, void *data)
 static int open_local(struct mesh__source *source, const char *rest, struct mesh_error *err)
 {
 	struct local *local = mesh__memory_zalloc(sizeof(*local));
-	const char *dir = *rest ? rest : mesh__config_runtime_dir(mesh__directory_opts(source->dir)->config);
+	const char *dir = rest;
 
+	if (!*rest)
+		dir = source->dir ? mesh__config_runtime_dir(mesh__directory_opts(source->dir)->config) : "/";
 	if (!local)
 		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for the registry");
 	local->inotify_fd = -1;
@@ -493,7 +495,7 @@ static int open_local(struct mesh__source *source, const char *rest, struct mesh
 	source->data = local;
 	if (*dir != '/' || strlen(dir) >= MESH__RUNTIME_DIR_PATH_MAX - 256) {
 		mesh__memory_free(local);
-		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option discovery: local: needs an absolute path, \"%.64s\" is none (or too long)", dir);
+		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "discovery: local: needs an absolute path, \"%.64s\" is none (or too long)", dir);
 	}
 	snprintf(local->dir, sizeof(local->dir), "%s", dir);
 	pthread_mutex_init(&local->shared.lock, NULL);

@@ -37,7 +37,7 @@ static int parse_addresses(struct listed *listed, const char *text, size_t len, 
 		size_t part = comma ? (size_t)(comma - text) - at : len - at;
 
 		if (mesh__address_parse_endpoint(&listed->found[listed->count].address, text + at, part, &why))
-			return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option discovery: static: \"%.*s\" of %s: %s", (int)part, text + at,
+			return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "discovery: static: \"%.*s\" of %s: %s", (int)part, text + at,
 					   listed->name, why);
 		listed->found[listed->count++].weight = 1;
 		at += part + 1;
@@ -63,11 +63,11 @@ static int open_static(struct mesh__source *source, const char *rest, struct mes
 
 		if (!equals || equals == rest) {
 			close_static(source);
-			return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option discovery: static: \"%.*s\" is not NAME=IP:PORT,...", (int)len, rest);
+			return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "discovery: static: \"%.*s\" is not NAME=IP:PORT,...", (int)len, rest);
 		}
 		if (is_listed(source, rest, (size_t)(equals - rest))) {
 			close_static(source);
-			return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option discovery: static: %.*s is named twice, again in \"%.*s\"",
+			return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "discovery: static: %.*s is named twice, again in \"%.*s\"",
 					   (int)(equals - rest), rest, (int)len, rest);
 		}
 		listed = mesh__memory_zalloc(sizeof(*listed) + (size_t)(equals - rest) + 1);

@@ -354,6 +354,26 @@ static void wrong_sources_are_refused_with_what_is_wrong(void **state)
 	}
 }
 
+static void wrong_sources_and_names_are_told_with_all_other_problems(void **state)
+{
+	static const struct mesh_setting settings[] = {
+		{ "timeout", "never" }, { "service", "a b" }, { "discovery", "local: static:users" }, { "discovery@orders", "statik:" },
+		{ "attempts", "99" },
+	};
+	static const char *const wanted[] = { "timeout = \"never\"", "\"a b\" is no service name", "\"users\" is not NAME", "\"statik:\" is no source", "attempts" };
+	struct mesh_options opts = MESH_OPTIONS_INIT;
+	struct mesh_error err = MESH_ERROR_INIT;
+	mesh *m = NULL;
+
+	(void)state;
+	opts.settings = settings;
+	opts.setting_count = sizeof(settings) / sizeof(settings[0]);
+	assert_int_equal(mesh_open(&opts, &m, &err), MESH_E_OPTION);
+	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++)
+		if (!strstr(err.message, wanted[i]))
+			fail_msg("\"%s\" does not say %s", err.message, wanted[i]);
+}
+
 /* ---- file: ---- */
 
 static char file_path[128];
@@ -684,6 +704,7 @@ int main(void)
 		cmocka_unit_test(a_registry_that_is_not_private_is_refused),
 		cmocka_unit_test(a_static_list_needs_no_file),
 		cmocka_unit_test(wrong_sources_are_refused_with_what_is_wrong),
+		cmocka_unit_test(wrong_sources_and_names_are_told_with_all_other_problems),
 		cmocka_unit_test(a_file_is_followed_and_a_broken_one_changes_nothing),
 		cmocka_unit_test(a_file_changed_in_place_is_read_though_its_time_is_the_same),
 		cmocka_unit_test(a_deadline_in_the_name_says_what_is_known_of_it),
