@@ -200,7 +200,8 @@ static void complain_about_option(const struct command *cmd, const char *given)
 		names[count++] = arg->name;
 	names[count++] = "help";
 	names[count] = NULL;
-	snprintf(bare, sizeof(bare), "%.*s", (int)strcspn(given, "="), given);
+	snprintf(bare, sizeof(bare), "%s", given);
+	bare[strcspn(bare, "=")] = '\0';
 	const char *nearest = args_nearest(bare + strspn(bare, "-"), names);
 	if (nearest && strncmp(given, "--", 2) == 0)
 		complain("unknown option %s: did you mean --%s?", bare, nearest);

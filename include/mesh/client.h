@@ -154,8 +154,12 @@ MESH_API int mesh_call_recv(mesh_call *call, struct mesh_message *out, uint32_t 
 MESH_API void mesh_message_release(struct mesh_message *message);
 
 /*
- * Asking a finished call. thread any, after MESH_EVENT_CALL_DONE or mesh_call_wait(); before that they answer as if nothing
- * had come. memory: what they return lives as long as the call.
+ * Asking a finished call.
+ *
+ * thread   any, after MESH_EVENT_CALL_DONE or mesh_call_wait(); before that they answer as if nothing had come
+ * memory   what they return lives as long as the call
+ * returns  what came; 0, "" or NULL as said below if it did not
+ * since    0.1
  */
 MESH_API int mesh_call_http_status(const mesh_call *call);          /* 0: no answer */
 MESH_API int mesh_call_grpc_status(const mesh_call *call);          /* also mapped from failures of our own */

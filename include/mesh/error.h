@@ -83,7 +83,7 @@ struct mesh_error {
 	uint32_t in_doubt;   /* 1: the peer may have acted on the call */
 	uint32_t retry_safe; /* 1: provably not acted upon, or declared idempotent: calling again cannot act twice */
 	char endpoint[64];   /* the last endpoint tried, "" if none */
-	char message[512];   /* one sentence that a person can act on */
+	char message[512];   /* one sentence that a person can act on; control characters and bytes outside ASCII are \xNN */
 };
 
 #define MESH_ERROR_INIT { sizeof(struct mesh_error), 0, 0, 0, 0, 0, 0, 0, { 0 }, { 0 } }

@@ -62,7 +62,7 @@ MESH_API int mesh_grpc_last_error(const ProtobufCService *stub, struct mesh_erro
  */
 MESH_API int mesh_server_add_service(mesh_server *server, ProtobufCService *service, struct mesh_error *err);
 
-/* The request behind a closure's data, to read metadata and the deadline; valid until the closure is called. since 0.1 */
+/* The request behind a closure's data, to read metadata and the deadline. thread any; memory valid until the closure is called. since 0.1 */
 MESH_API mesh_request *mesh_grpc_request(void *closure_data);
 
 /*

@@ -20,7 +20,7 @@ typedef struct mesh mesh;
 
 enum mesh_log_level { MESH_LOG_OFF = 0, MESH_LOG_ERROR = 1, MESH_LOG_WARN = 2, MESH_LOG_INFO = 3, MESH_LOG_DEBUG = 4 };
 
-/* One line without a newline; runs on any thread of the library; must not call back into it. */
+/* One line without a newline, of printable ASCII (all else is \xNN); runs on any thread of the library; must not call back into it. */
 typedef void (*mesh_log_fn)(int32_t level, const char *line, void *user);
 
 struct mesh_setting {

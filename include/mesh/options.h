@@ -41,12 +41,19 @@ MESH_API int mesh_options_set(mesh *m, const char *name, const char *value, stru
  * Writes the effective value for `service` (NULL: in general; or as part of the name, "timeout@users") as text, with its unit.
  *
  * thread   any
- * returns  the length that the whole value has (it is cut at `capacity`), or MESH_E_OPTION for an unknown name
+ * returns  the length that the whole value has (it is cut at `capacity`)
+ * errors   MESH_E_OPTION (an unknown name), MESH_E_INVALID (NULL), MESH_E_FORKED, MESH_E_CLOSING
  * since    0.1
  */
 MESH_API int64_t mesh_options_get(mesh *m, const char *name, const char *service, char *buffer, uint64_t capacity);
 
-/* Runs `fn` for every option and every per-service value, in the table's order. thread any. since 0.1 */
+/*
+ * Runs `fn` for every option and every per-service value, in the table's order.
+ *
+ * thread   any; `fn` runs in it
+ * errors   MESH_E_INVALID (NULL), MESH_E_FORKED, MESH_E_CLOSING
+ * since    0.1
+ */
 MESH_API int mesh_options_list(mesh *m, mesh_option_fn fn, void *user);
 
 #ifdef __cplusplus

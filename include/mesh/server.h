@@ -50,7 +50,13 @@ typedef void (*mesh_request_fn)(mesh_request *request, void *user);
  */
 MESH_API int mesh_server_handle(mesh_server *server, const char *path, uint32_t flags, mesh_request_fn fn, void *user, struct mesh_error *err);
 
-/* The same, with MESH_EVENT_REQUEST in a queue instead of a callback; the receiver ends with mesh_request_unref(). since 0.1 */
+/*
+ * The same, with MESH_EVENT_REQUEST in a queue instead of a callback; the receiver ends with mesh_request_unref().
+ *
+ * thread   any, before mesh_server_start()
+ * errors   as mesh_server_handle()
+ * since    0.1
+ */
 MESH_API int mesh_server_handle_queue(mesh_server *server, const char *path, uint32_t flags, mesh_queue *queue, uint64_t token,
 				      struct mesh_error *err);
 
@@ -71,6 +77,7 @@ MESH_API const char *mesh_server_address(const mesh_server *server);
  * SERVING of itself, of its service name, and of every gRPC service with a handler; while it drains, NOT_SERVING.
  *
  * thread   any
+ * errors   MESH_E_INVALID (NULL), MESH_E_CLOSING, MESH_E_FORKED, MESH_E_NOMEM
  * since    0.1
  */
 MESH_API int mesh_server_set_health(mesh_server *server, const char *service, int is_serving);
@@ -85,7 +92,14 @@ MESH_API int mesh_server_set_health(mesh_server *server, const char *service, in
  */
 MESH_API void mesh_server_free(mesh_server *server);
 
-/* Asking a request. thread any; memory: lives as long as the request. */
+/*
+ * Asking a request.
+ *
+ * thread   any
+ * memory   what they return lives as long as the request
+ * returns  what came; "" or NULL if it did not; mesh_request_header_at() 0, or MESH_E_NOT_FOUND past the end
+ * since    0.1
+ */
 MESH_API const char *mesh_request_method(const mesh_request *request);    /* "GET"; for gRPC "POST" */
 MESH_API const char *mesh_request_path(const mesh_request *request);      /* as it came, with its query */
 MESH_API const char *mesh_request_authority(const mesh_request *request);
@@ -99,8 +113,15 @@ MESH_API int64_t mesh_request_remaining_ms(const mesh_request *request);
 /* 1 once the caller is gone (cancelled, deadline, connection lost): stop working. */
 MESH_API int mesh_request_is_cancelled(const mesh_request *request);
 
+/*
+ * One reference more, or less. A request whose last reference goes before it was answered is answered with an error (500, or
+ * gRPC UNKNOWN).
+ *
+ * thread   any, also after mesh_close()
+ * memory   NULL is fine
+ * since    0.1
+ */
 MESH_API mesh_request *mesh_request_ref(mesh_request *request);
-/* A request whose last reference goes before it was answered is answered with an error (500, or gRPC UNKNOWN). */
 MESH_API void mesh_request_unref(mesh_request *request);
 
 struct mesh_reply {
@@ -135,6 +156,9 @@ MESH_API int mesh_request_reply(mesh_request *request, const struct mesh_reply *
  * They behave like mesh_call_send() and mesh_call_recv().
  *
  * thread   any
+ * errors   MESH_E_STATE      not a streaming handler, or answered or begun already
+ *          MESH_E_CANCELLED  nobody waits any more
+ *          those of mesh_request_reply(), mesh_call_send() and mesh_call_recv()
  * since    0.1
  */
 MESH_API int mesh_request_begin(mesh_request *request, const struct mesh_reply *reply);
@@ -147,6 +171,7 @@ MESH_API int mesh_request_finish(mesh_request *request, const struct mesh_reply 
  *
  * thread   the loop's, inside the handler; `fn` runs on the loop after the handler has returned
  * once     REQUEST_ENDED comes exactly once, last
+ * errors   MESH_E_INVALID (NULL), MESH_E_FORKED
  * since    0.1
  */
 MESH_API int mesh_request_on_event(mesh_request *request, mesh_event_fn fn, void *user);

@@ -110,6 +110,7 @@ MESH_API int mesh_stats_open_self(mesh *m, mesh_stats_view **out, struct mesh_er
  * Copies the same segment again: new values, and new series behind the old ones, whose numbers stay. Works after the writer's
  * end, too. A view of mesh_stats_open_self() must not be read again once its mesh is closed.
  *
+ * thread   the view's
  * errors   as mesh_stats_open(); the view then keeps what it had
  * since    0.1
  */
@@ -135,7 +136,13 @@ MESH_API uint64_t mesh_stats_count(const mesh_stats_view *view);
  */
 MESH_API int mesh_stats_series(const mesh_stats_view *view, uint64_t number, struct mesh_stats_series *out);
 
-/* Its value alone (of a histogram: the count): the fast way through a hundred thousand series. errors as above. since 0.1 */
+/*
+ * Its value alone (of a histogram: the count): the fast way through a hundred thousand series.
+ *
+ * thread   the view's
+ * errors   MESH_E_NOT_FOUND, MESH_E_CORRUPT, as mesh_stats_series()
+ * since    0.1
+ */
 MESH_API int mesh_stats_value(const mesh_stats_view *view, uint64_t number, int64_t *value);
 
 /*
@@ -149,7 +156,13 @@ MESH_API int mesh_stats_value(const mesh_stats_view *view, uint64_t number, int6
 MESH_API int64_t mesh_stats_find(const mesh_stats_view *view, uint64_t from, const char *name, const char *const *labels,
 				 uint64_t label_count);
 
-/* An empty distribution. errors MESH_E_NOMEM. since 0.1 */
+/*
+ * Makes an empty distribution; frees it; empties it again.
+ *
+ * thread   any, one at a time for each distribution
+ * errors   MESH_E_NOMEM
+ * since    0.1
+ */
 MESH_API int mesh_stats_histogram_new(mesh_stats_histogram **out);
 MESH_API void mesh_stats_histogram_free(mesh_stats_histogram *h); /* NULL is fine */
 MESH_API void mesh_stats_histogram_clear(mesh_stats_histogram *h);
@@ -158,27 +171,33 @@ MESH_API void mesh_stats_histogram_clear(mesh_stats_histogram *h);
  * Adds a histogram series' values, or takes an earlier read of the same series away again, which leaves what was recorded
  * in between (the maximum is then that of the highest cell that is left).
  *
- * thread   the view's
+ * thread   the view's; one at a time for each distribution
  * errors   MESH_E_NOT_FOUND, MESH_E_INVALID (the series is no histogram), MESH_E_CORRUPT
  * since    0.1
  */
 MESH_API int mesh_stats_histogram_add(mesh_stats_histogram *h, const mesh_stats_view *view, uint64_t number);
 MESH_API int mesh_stats_histogram_subtract(mesh_stats_histogram *h, const mesh_stats_view *view, uint64_t number);
 
-/* Values, and their sum (exact). since 0.1 */
+/* How many values, their sum (exact), and the largest. thread any, while none changes the distribution. since 0.1 */
 MESH_API uint64_t mesh_stats_histogram_count(const mesh_stats_histogram *h);
 MESH_API uint64_t mesh_stats_histogram_sum(const mesh_stats_histogram *h);
 MESH_API uint64_t mesh_stats_histogram_max(const mesh_stats_histogram *h);
 
 /*
  * The value that a share `quantile` (0 to 1) of all values does not exceed, at most 0.8 % beside the true one; 0 if there is
- * none. Values above 73 minutes count as that. since 0.1
+ * none. Values above 73 minutes count as that.
+ *
+ * thread   any, while none changes the distribution
+ * since    0.1
  */
 MESH_API uint64_t mesh_stats_histogram_quantile(const mesh_stats_histogram *h, double quantile);
 
 /*
  * Walks the cells that hold something, upwards: start with *at = 0. Values of a cell are lower <= value < upper.
- * Returns 1, or 0 at the end. since 0.1
+ *
+ * thread   any, while none changes the distribution
+ * returns  1, or 0 at the end
+ * since    0.1
  */
 MESH_API int mesh_stats_histogram_next(const mesh_stats_histogram *h, uint32_t *at, uint64_t *lower, uint64_t *upper, uint64_t *count);
 
@@ -201,6 +220,7 @@ MESH_API int mesh_stats_list_get(const mesh_stats_list *list, uint64_t number, s
  * Removes what dead processes left: segments whose lock is free and that are silent for a minute. Every mesh_open() does so, too.
  *
  * dir      as in mesh_stats_list_new()
+ * thread   any that may call getenv()
  * returns  how many were removed, or an error as there
  * since    0.1
  */
@@ -209,6 +229,7 @@ MESH_API int64_t mesh_stats_reap(const char *dir, struct mesh_error *err);
 /*
  * Copies `text` with control characters and bytes outside ASCII as \xNN, so that no terminal obeys them.
  *
+ * thread   any
  * returns  the length that the whole would have; it is cut at `capacity` with its NUL
  * since    0.1
  */

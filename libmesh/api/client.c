@@ -4,7 +4,9 @@
 #include "base/fault.h"
 #include "base/memory.h"
 #include "base/clock.h"
+#include "base/text.h"
 
+#include <stddef.h>
 #include <string.h>
 
 enum { HEADERS_MAX = 128, PATH_BYTES_MAX = 8192, METHOD_BYTES_MAX = 32 };
@@ -444,5 +446,6 @@ int mesh_call_info(const mesh_call *call, struct mesh_call_info *info)
 		return MESH_E_INVALID;
 	size = info->size < sizeof(*info) ? info->size : (uint32_t)sizeof(*info);
 	memcpy((char *)info + sizeof(info->size), (const char *)&call->info + sizeof(info->size), size - sizeof(info->size));
+	mesh__text_end_inside(info, size, offsetof(struct mesh_call_info, endpoint), sizeof(info->endpoint));
 	return 0;
 }

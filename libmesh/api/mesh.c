@@ -206,6 +206,13 @@ static int check_service_name(const char *name, struct mesh_error *err)
 	return 0;
 }
 
+static int check_text(enum mesh__option option, const char *text, struct mesh_error *err)
+{
+	if (option == MESH__OPTION_SERVICE && *text)
+		return check_service_name(text, err);
+	return option == MESH__OPTION_DISCOVERY ? mesh__directory_check(text, err) : 0;
+}
+
 static void close_all(mesh *m);
 
 static int open_all(mesh *m, const struct mesh_options *opts, struct mesh_error *err)
@@ -217,7 +224,7 @@ static int open_all(mesh *m, const struct mesh_options *opts, struct mesh_error 
 	/* Problems of the options themselves come before the option `log` is known. */
 	if (!opts->log && level && *level && strcmp(level, "off") != 0)
 		early.fn = log_to_stderr;
-	rc = mesh__config_new(&m->config, NULL, opts->settings, opts->setting_count, &early, err);
+	rc = mesh__config_new(&m->config, NULL, opts->settings, opts->setting_count, check_text, &early, err);
 	if (rc)
 		return rc;
 	choose_log(m, opts);

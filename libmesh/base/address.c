@@ -55,6 +55,16 @@ int mesh__address_parse(struct mesh__address *address, const char *text, size_t 
 	return 0;
 }
 
+int mesh__address_parse_endpoint(struct mesh__address *address, const char *text, size_t len, const char **why)
+{
+	int rc = mesh__address_parse(address, text, len, why);
+
+	if (rc || address->port)
+		return rc;
+	*why = "nobody can be called at port 0";
+	return MESH_E_INVALID;
+}
+
 void mesh__address_print(const struct mesh__address *address, char text[MESH__ADDRESS_TEXT_MAX])
 {
 	char host[INET6_ADDRSTRLEN];

@@ -19,6 +19,8 @@ struct mesh__address {
 
 /* "10.0.0.4:9000" or "[::1]:9000"; only literals. Returns 0 or MESH_E_INVALID with *why set to a static phrase. */
 int mesh__address_parse(struct mesh__address *address, const char *text, size_t len, const char **why);
+/* The same for an endpoint: port 0, with which a listener takes a free one, cannot be called. */
+int mesh__address_parse_endpoint(struct mesh__address *address, const char *text, size_t len, const char **why);
 void mesh__address_print(const struct mesh__address *address, char text[MESH__ADDRESS_TEXT_MAX]);
 bool mesh__address_equal(const struct mesh__address *a, const struct mesh__address *b);
 void mesh__address_from_sockaddr(struct mesh__address *address, const struct sockaddr *from);

@@ -96,6 +96,8 @@ void mesh__fault_copy(struct mesh_error *to, const struct mesh_error *from)
 	if (size <= sizeof(to->size))
 		return;
 	memcpy((char *)to + sizeof(to->size), (const char *)from + sizeof(from->size), size - sizeof(to->size));
+	mesh__text_end_inside(to, size, offsetof(struct mesh_error, endpoint), sizeof(to->endpoint));
+	mesh__text_end_inside(to, size, offsetof(struct mesh_error, message), sizeof(to->message));
 }
 
 __attribute__((format(printf, 4, 0)))
@@ -111,7 +113,7 @@ static void fill(struct mesh_error *err, int32_t code, int32_t stage, const char
 	full.stage = stage;
 	full.grpc_status = row ? row->grpc : GRPC_UNKNOWN;
 	mesh__text_init(&text, full.message, sizeof(full.message));
-	mesh__text_addv(&text, format, args);
+	mesh__text_addv_escaped(&text, format, args);
 	if (reason) {
 		mesh__text_add(&text, ": ");
 		mesh__text_add(&text, reason);

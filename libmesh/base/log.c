@@ -2,7 +2,7 @@
 
 #include "base/text.h"
 
-enum { LINE_BYTES_MAX = 1024 };
+enum { LINE_BYTES_MAX = MESH__TEXT_FORMATTED_MAX };
 
 void mesh__log_write(const struct mesh__log *log, int32_t level, const char *format, ...)
 {
@@ -14,7 +14,7 @@ void mesh__log_write(const struct mesh__log *log, int32_t level, const char *for
 		return;
 	mesh__text_init(&line, storage, sizeof(storage));
 	va_start(args, format);
-	mesh__text_addv(&line, format, args);
+	mesh__text_addv_escaped(&line, format, args);
 	va_end(args);
 	log->fn(level, line.data, log->user);
 }

@@ -51,14 +51,36 @@ void mesh__text_addf(struct mesh__text *text, const char *format, ...)
 	va_end(args);
 }
 
+static bool is_plain(char c)
+{
+	return c >= 0x20 && c < 0x7f;
+}
+
 void mesh__text_add_escaped(struct mesh__text *text, const char *piece, size_t len)
 {
-	for (size_t i = 0; i < len; i++) {
-		unsigned char c = (unsigned char)piece[i];
-
-		if (c < 0x20 || c >= 0x7f)
-			mesh__text_addf(text, "\\x%02x", c);
-		else
-			mesh__text_add_bytes(text, piece + i, 1);
+	for (size_t i = 0, from = 0; i <= len; i++) {
+		if (i < len && is_plain(piece[i]))
+			continue;
+		mesh__text_add_bytes(text, piece + from, i - from);
+		if (i < len)
+			mesh__text_addf(text, "\\x%02x", (unsigned char)piece[i]);
+		from = i + 1;
 	}
+}
+
+void mesh__text_addv_escaped(struct mesh__text *text, const char *format, va_list args)
+{
+	char storage[MESH__TEXT_FORMATTED_MAX];
+	struct mesh__text raw;
+
+	mesh__text_init(&raw, storage, sizeof(storage));
+	mesh__text_addv(&raw, format, args);
+	mesh__text_add_escaped(text, raw.data, raw.len);
+	text->is_cut |= raw.is_cut;
+}
+
+void mesh__text_end_inside(void *structure, uint32_t size, size_t offset, size_t capacity)
+{
+	if (size > offset && size < offset + capacity)
+		((char *)structure)[size - 1] = '\0';
 }

@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct mesh__text {
 	char *data;
@@ -23,5 +24,15 @@ void mesh__text_addv(struct mesh__text *text, const char *format, va_list args) 
 
 /* Adds bytes of a stranger: control characters and bytes outside ASCII become \xNN, so that no terminal obeys them. */
 void mesh__text_add_escaped(struct mesh__text *text, const char *piece, size_t len);
+
+/* Formats, and escapes the whole; what is escaped already stays as it is. Errors and log lines are made so, whoever's names they hold. */
+enum { MESH__TEXT_FORMATTED_MAX = 1024 };
+void mesh__text_addv_escaped(struct mesh__text *text, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
+
+/*
+ * A caller's structure may be smaller than ours, and end inside of the text of `capacity` bytes at `offset` that was copied into
+ * it: the text then ends there, with its NUL.
+ */
+void mesh__text_end_inside(void *structure, uint32_t size, size_t offset, size_t capacity);
 
 #endif

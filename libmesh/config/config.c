@@ -67,6 +67,7 @@ struct mesh__config {
 /* What is wrong, gathered while reading. */
 struct report {
 	struct mesh__config *cfg;
+	mesh__config_check check;
 	struct mesh__text text;
 	char storage[sizeof(((struct mesh_error *)0)->message)];
 	uint32_t problems, hidden;
@@ -259,6 +260,18 @@ static struct setting *find_given(struct mesh__config *cfg, uint32_t option, con
 	return NULL;
 }
 
+static bool has_form(struct report *report, uint32_t option, const char *text, const char *source)
+{
+	struct mesh_error err = MESH_ERROR_INIT;
+	int rc = report->check && rows[option].type == TYPE_TEXT ? report->check((enum mesh__option)option, text, &err) : 0;
+
+	if (rc == MESH_E_NOMEM)
+		report->is_out_of_memory = true;
+	else if (rc)
+		complain(report, "%s: %s", source, err.message);
+	return rc == 0;
+}
+
 /* One value from anywhere. `service` NULL: in general. */
 static void give(struct report *report, uint32_t option, const char *service, const char *text, const char *source, enum value_rank rank)
 {
@@ -281,6 +294,8 @@ static void give(struct report *report, uint32_t option, const char *service, co
 		complain(report, "%s: %s = \"%.48s\" is out of range (allowed: %s)", source, row->name, text, range);
 		return;
 	}
+	if (rank != RANK_DEFAULT && !has_form(report, option, text, source))
+		return;
 	setting = rank == RANK_API && row->type != TYPE_TEXT && row->type != TYPE_CHOICE ? find_given(report->cfg, option, service) : NULL;
 	if (setting) { /* set again: in place, so that a program which adjusts an option for ever does not grow */
 		atomic_store(&setting->number, number);
@@ -620,10 +635,10 @@ static void read_all(struct report *report, const struct mesh_setting *settings,
 }
 
 int mesh__config_new(struct mesh__config **out, const char *const *environment, const struct mesh_setting *settings, uint64_t setting_count,
-		     const struct mesh__log *log, struct mesh_error *err)
+		     mesh__config_check check, const struct mesh__log *log, struct mesh_error *err)
 {
 	struct mesh__config *cfg = mesh__memory_zalloc(sizeof(*cfg));
-	struct report report = { .cfg = cfg };
+	struct report report = { .cfg = cfg, .check = check };
 	int rc = MESH_E_NOMEM;
 
 	if (!cfg)

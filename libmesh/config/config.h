@@ -29,12 +29,15 @@ struct mesh__service_config {
 	_Atomic uint32_t attempts, connections, pending_max, calls_max;
 };
 
+/* What the table cannot say of a TEXT: 0, or an error with a sentence. NULL is fine. */
+typedef int (*mesh__config_check)(enum mesh__option option, const char *text, struct mesh_error *err);
+
 /*
  * `environment`: "NAME=value" texts, NULL-terminated; NULL: the process'. All problems are reported together: as many as fit in
  * *err, every one in the log. Errors: MESH_E_OPTION, MESH_E_NOMEM.
  */
 int mesh__config_new(struct mesh__config **out, const char *const *environment, const struct mesh_setting *settings, uint64_t setting_count,
-		     const struct mesh__log *log, struct mesh_error *err);
+		     mesh__config_check check, const struct mesh__log *log, struct mesh_error *err);
 void mesh__config_free(struct mesh__config *cfg);
 
 /* thread any, no lock but for per-service look-ups of services not seen before. `service` may be NULL. */

@@ -640,10 +640,49 @@ void mesh__announcement_withdraw(struct mesh__announcement *announcement)
 
 static const struct mesh__source_ops *const known_sources[] = { &mesh__source_local, &mesh__source_static, &mesh__source_file };
 
+static int too_many_sources(struct mesh_error *err)
+{
+	return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "discovery: more than %d sources", MESH__SOURCES_MAX);
+}
+
+static int parse_source(struct mesh__source *source, const char *uri, size_t len, struct mesh_error *err)
+{
+	size_t scheme_len = strcspn(uri, ": ");
+	char *rest;
+	int rc;
+
+	snprintf(source->uri, sizeof(source->uri), "%.*s", (int)len, uri);
+	for (size_t i = 0; i < sizeof(known_sources) / sizeof(known_sources[0]); i++)
+		if (scheme_len < len && strlen(known_sources[i]->scheme) == scheme_len && memcmp(known_sources[i]->scheme, uri, scheme_len) == 0)
+			source->ops = known_sources[i];
+	if (!source->ops)
+		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "discovery: \"%.*s\" is no source; known are local:, static: and file:", (int)len, uri);
+	rest = mesh__memory_strndup(uri + scheme_len + 1, len - scheme_len - 1);
+	rc = rest ? source->ops->open(source, rest, err) : mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for a discovery source");
+	mesh__memory_free(rest);
+	return rc;
+}
+
+int mesh__directory_check(const char *list, struct mesh_error *err)
+{
+	uint32_t count = 0;
+
+	while (*(list += strspn(list, " \t"))) {
+		struct mesh__source source = { 0 };
+		size_t len = strcspn(list, " \t");
+		int rc = count++ == MESH__SOURCES_MAX ? too_many_sources(err) : parse_source(&source, list, len, err);
+
+		if (rc)
+			return rc;
+		source.ops->close(&source);
+		list += len;
+	}
+	return 0;
+}
+
 static int open_source(struct mesh__directory *dir, const char *uri, size_t len, struct mesh__source **out, struct mesh_error *err)
 {
 	struct mesh__source *source;
-	size_t scheme_len = strcspn(uri, ": ");
 	int rc;
 
 	for (uint32_t i = 0; i < dir->source_count; i++)
@@ -652,24 +691,12 @@ static int open_source(struct mesh__directory *dir, const char *uri, size_t len,
 			return 0;
 		}
 	if (dir->source_count == MESH__SOURCES_MAX)
-		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option discovery: more than %d sources", MESH__SOURCES_MAX);
+		return too_many_sources(err);
 	source = mesh__memory_zalloc(sizeof(*source));
 	if (!source)
 		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for a discovery source");
 	source->dir = dir;
-	snprintf(source->uri, sizeof(source->uri), "%.*s", (int)len, uri);
-	for (size_t i = 0; i < sizeof(known_sources) / sizeof(known_sources[0]); i++)
-		if (scheme_len < len && strlen(known_sources[i]->scheme) == scheme_len && memcmp(known_sources[i]->scheme, uri, scheme_len) == 0)
-			source->ops = known_sources[i];
-	if (!source->ops) {
-		rc = mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option discovery: \"%.*s\" is no source; known are local:, static: and file:", (int)len,
-				 uri);
-	} else {
-		char *rest = mesh__memory_strndup(uri + scheme_len + 1, len - scheme_len - 1);
-
-		rc = rest ? source->ops->open(source, rest, err) : mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for a discovery source");
-		mesh__memory_free(rest);
-	}
+	rc = parse_source(source, uri, len, err);
 	if (rc) {
 		mesh__memory_free(source);
 		return rc;
@@ -689,7 +716,7 @@ static int open_sources(struct mesh__directory *dir, const char *list, struct me
 		size_t len = strcspn(list, " \t");
 
 		if (*count == MESH__SOURCES_MAX)
-			return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option discovery: more than %d sources", MESH__SOURCES_MAX);
+			return too_many_sources(err);
 		rc = open_source(dir, list, len, &out[*count], err);
 		if (rc)
 			return rc;

@@ -50,6 +50,9 @@ struct mesh__directory_options {
 	void *user;
 };
 
+/* Whether the text can be option `discovery`. thread any. Errors: MESH_E_OPTION (names what is wrong in it), MESH_E_NOMEM. */
+int mesh__directory_check(const char *list, struct mesh_error *err);
+
 /* thread: the opener's; sources start on the control loop. Errors: MESH_E_OPTION (names what is wrong in `discovery`), NOMEM, ... */
 int mesh__directory_open(const struct mesh__directory_options *opts, struct mesh__directory **out, struct mesh_error *err);
 void mesh__directory_stop(struct mesh__directory *dir);  /* on the control loop: sources end, watchers are forgotten */

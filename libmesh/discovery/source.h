@@ -19,7 +19,7 @@ struct mesh__found {
 
 struct mesh__source_ops {
 	const char *scheme; /* "local", without the colon */
-	/* Parses what follows the colon. Errors: MESH_E_OPTION with a phrase, MESH_E_NOMEM. */
+	/* Parses what follows the colon, and does nothing else: source->dir may be NULL. Errors: MESH_E_OPTION with a phrase, MESH_E_NOMEM. */
 	int (*open)(struct mesh__source *source, const char *rest, struct mesh_error *err);
 	/* On the control loop; again if memory was out before. */
 	void (*follow)(struct mesh__source *source, struct mesh__service *service);

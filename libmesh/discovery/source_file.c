@@ -59,7 +59,7 @@ static int parse_endpoint(const json_t *item, struct mesh__found *found, const c
 		snprintf(why, capacity, "service %.64s, endpoint %zu has no \"address\" of type string", service, index);
 		return -1;
 	}
-	if (mesh__address_parse(&found->address, address, strlen(address), &phrase)) {
+	if (mesh__address_parse_endpoint(&found->address, address, strlen(address), &phrase)) {
 		snprintf(why, capacity, "service %.64s, endpoint %zu: \"%.48s\": %s", service, index, address, phrase);
 		return -1;
 	}
@@ -314,7 +314,7 @@ static int open_file(struct mesh__source *source, const char *rest, struct mesh_
 	struct file *file;
 
 	if (*rest != '/' || strlen(rest) >= PATH_BYTES_MAX)
-		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option discovery: file: needs an absolute path, \"%.64s\" is none (or too long)", rest);
+		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "discovery: file: needs an absolute path, \"%.64s\" is none (or too long)", rest);
 	file = mesh__memory_zalloc(sizeof(*file));
 	if (!file)
 		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for a discovery source");

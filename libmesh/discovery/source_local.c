@@ -90,7 +90,7 @@ int mesh__source_local_parse(const char *text, size_t len, const char *service, 
 		*why = "its version is not 1";
 	else if (!name || strcmp(name, service) != 0)
 		*why = "it is about another service";
-	else if (address && mesh__address_parse(&found->address, address, strlen(address), why) == 0) {
+	else if (address && mesh__address_parse_endpoint(&found->address, address, strlen(address), why) == 0) {
 		found->weight = 1;
 		rc = 0;
 	}
@@ -148,6 +148,15 @@ static int open_service_dir(const struct local *local, const char *service, stru
 	fd = mesh__runtime_dir_open_at(registry, service, path, true, err);
 	mesh__descriptors_close(registry);
 	return fd;
+}
+
+/* Only an empty directory goes: one that looking for a name, or its last server, has left behind. */
+static void remove_service_dir(const struct local *local, const char *service)
+{
+	char path[PATH_BYTES_MAX];
+
+	snprintf(path, sizeof(path), "%s/registry/%s", local->dir, service);
+	rmdir(path);
 }
 
 static void renew_watch(struct followed *followed)
@@ -358,8 +367,8 @@ static void close_entry(struct announced *announced)
 }
 
 /*
- * Makes directory and entry. A client that leaves removes the directory of a service that has no entries; if that happens
- * between our two steps, we begin again.
+ * Makes directory and entry. Whoever leaves removes the directory of a service that has no entries; if that happens between
+ * our two steps, we begin again.
  */
 static int make_entry(const struct local *local, struct announced *announced, struct mesh_error *err)
 {
@@ -461,8 +470,10 @@ static void withdraw(struct mesh__source *source, void *data)
 	mesh__list_remove(&announced->node);
 	pthread_mutex_unlock(&local->shared.lock);
 	/* In a forked child the descriptors are closed, and the entry is the parent's. */
-	if (announced->fd >= 0 && mesh__descriptors_is_ours(announced->fd))
+	if (announced->fd >= 0 && mesh__descriptors_is_ours(announced->fd)) {
 		unlinkat(announced->dir_fd, announced->name, 0);
+		remove_service_dir(local, announced->service);
+	}
 	free_announced(announced);
 }
 
@@ -471,8 +482,10 @@ static void withdraw(struct mesh__source *source, void *data)
 static int open_local(struct mesh__source *source, const char *rest, struct mesh_error *err)
 {
 	struct local *local = mesh__memory_zalloc(sizeof(*local));
-	const char *dir = *rest ? rest : mesh__config_runtime_dir(mesh__directory_opts(source->dir)->config);
+	const char *dir = rest;
 
+	if (!*rest)
+		dir = source->dir ? mesh__config_runtime_dir(mesh__directory_opts(source->dir)->config) : "/";
 	if (!local)
 		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for the registry");
 	local->inotify_fd = -1;
@@ -482,7 +495,7 @@ static int open_local(struct mesh__source *source, const char *rest, struct mesh
 	source->data = local;
 	if (*dir != '/' || strlen(dir) >= MESH__RUNTIME_DIR_PATH_MAX - 256) {
 		mesh__memory_free(local);
-		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option discovery: local: needs an absolute path, \"%.64s\" is none (or too long)", dir);
+		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "discovery: local: needs an absolute path, \"%.64s\" is none (or too long)", dir);
 	}
 	snprintf(local->dir, sizeof(local->dir), "%s", dir);
 	pthread_mutex_init(&local->shared.lock, NULL);
@@ -492,14 +505,11 @@ static int open_local(struct mesh__source *source, const char *rest, struct mesh
 static void stop(struct mesh__source *source)
 {
 	struct local *local = source->data;
-	char path[PATH_BYTES_MAX];
 
 	for (struct followed *followed = local->first, *next; followed; followed = next) {
 		next = followed->next;
 		mesh__timer_cancel(&followed->look);
-		/* Only an empty directory goes: one that looking for a name has left behind. */
-		snprintf(path, sizeof(path), "%s/registry/%s", local->dir, mesh__service_name(followed->service));
-		rmdir(path);
+		remove_service_dir(local, mesh__service_name(followed->service));
 		mesh__memory_free(followed);
 	}
 	local->first = NULL;

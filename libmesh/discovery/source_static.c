@@ -36,13 +36,21 @@ static int parse_addresses(struct listed *listed, const char *text, size_t len, 
 		const char *comma = memchr(text + at, ',', len - at), *why;
 		size_t part = comma ? (size_t)(comma - text) - at : len - at;
 
-		if (mesh__address_parse(&listed->found[listed->count].address, text + at, part, &why))
-			return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option discovery: static: \"%.*s\" of %s: %s", (int)part, text + at,
+		if (mesh__address_parse_endpoint(&listed->found[listed->count].address, text + at, part, &why))
+			return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "discovery: static: \"%.*s\" of %s: %s", (int)part, text + at,
 					   listed->name, why);
 		listed->found[listed->count++].weight = 1;
 		at += part + 1;
 	}
 	return 0;
+}
+
+static bool is_listed(const struct mesh__source *source, const char *name, size_t len)
+{
+	for (const struct listed *at = source->data; at; at = at->next)
+		if (strlen(at->name) == len && memcmp(at->name, name, len) == 0)
+			return true;
+	return false;
 }
 
 static int open_static(struct mesh__source *source, const char *rest, struct mesh_error *err)
@@ -55,7 +63,12 @@ static int open_static(struct mesh__source *source, const char *rest, struct mes
 
 		if (!equals || equals == rest) {
 			close_static(source);
-			return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option discovery: static: \"%.*s\" is not NAME=IP:PORT,...", (int)len, rest);
+			return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "discovery: static: \"%.*s\" is not NAME=IP:PORT,...", (int)len, rest);
+		}
+		if (is_listed(source, rest, (size_t)(equals - rest))) {
+			close_static(source);
+			return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "discovery: static: %.*s is named twice, again in \"%.*s\"",
+					   (int)(equals - rest), rest, (int)len, rest);
 		}
 		listed = mesh__memory_zalloc(sizeof(*listed) + (size_t)(equals - rest) + 1);
 		if (!listed) {

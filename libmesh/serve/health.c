@@ -14,6 +14,7 @@
 #include <string.h>
 
 enum { STATUS_SERVING = 1, STATUS_NOT_SERVING = 2, STATUS_SERVICE_UNKNOWN = 3 };
+enum { WIRE_VARINT = 0, WIRE_FIXED64 = 1, WIRE_BYTES = 2, WIRE_FIXED32 = 5 };
 
 struct mesh__health_entry {
 	struct mesh__health_entry *next;
@@ -28,34 +29,62 @@ struct watcher {
 	char name[256];
 };
 
-/* The string of field 1; false: not such a message. Unknown fields are skipped. */
-static bool read_request(const uint8_t *at, uint64_t len, char name[256])
+static bool read_varint(const uint8_t **at, const uint8_t *end, uint64_t *value)
 {
-	const uint8_t *end = at + len;
+	*value = 0;
+	for (int shift = 0; *at < end && shift < 64; shift += 7) {
+		uint8_t byte = *(*at)++;
+
+		*value |= (uint64_t)(byte & 0x7f) << shift;
+		if (!(byte & 0x80))
+			return true;
+	}
+	return false;
+}
+
+/* How many bytes the field holds behind its tag. Groups are long gone from protobuf, and refused. */
+static bool read_field_len(const uint8_t **at, const uint8_t *end, uint64_t wire_type, uint64_t *len)
+{
+	uint64_t ignored;
+
+	switch (wire_type) {
+	case WIRE_VARINT:
+		*len = 0;
+		return read_varint(at, end, &ignored);
+	case WIRE_FIXED64:
+		*len = 8;
+		break;
+	case WIRE_BYTES:
+		if (!read_varint(at, end, len))
+			return false;
+		break;
+	case WIRE_FIXED32:
+		*len = 4;
+		break;
+	default:
+		return false;
+	}
+	return *len <= (uint64_t)(end - *at);
+}
+
+/* The string of field 1; false: not such a message. Unknown fields are skipped. */
+static bool read_request(const uint8_t *at, uint64_t message_len, char name[256])
+{
+	const uint8_t *end = at + message_len;
 
 	name[0] = '\0';
 	while (at < end) {
-		uint64_t value = 0;
-		uint8_t tag = *at++;
-		int shift = 0;
+		uint64_t tag, len;
 
-		do {
-			if (at == end || shift > 56)
-				return false;
-			value |= (uint64_t)(*at & 0x7f) << shift;
-			shift += 7;
-		} while (*at++ & 0x80);
-		if ((tag & 7) == 0)
-			continue;
-		if ((tag & 7) != 2 || value > (uint64_t)(end - at))
+		if (!read_varint(&at, end, &tag) || !read_field_len(&at, end, tag & 7, &len))
 			return false;
-		if (tag >> 3 == 1) {
-			if (value > 255)
+		if (tag == (1 << 3 | WIRE_BYTES)) {
+			if (len > 255)
 				return false;
-			memcpy(name, at, value);
-			name[value] = '\0';
+			memcpy(name, at, len);
+			name[len] = '\0';
 		}
-		at += value;
+		at += len;
 	}
 	return true;
 }

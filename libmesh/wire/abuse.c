@@ -24,12 +24,13 @@ enum mesh__abuse_verdict mesh__abuse_note(struct mesh__abuse *abuse, enum mesh__
 {
 	bool is_set = kind == MESH__ABUSE_RESET && abuse->resets_burst;
 	uint64_t burst_milli = (uint64_t)(is_set ? abuse->resets_burst : kinds[kind].burst) * MILLI;
-	uint64_t elapsed_ns = now_ns - abuse->refilled_ns[kind];
-	uint64_t refill_milli = elapsed_ns / (MESH__NS_PER_SEC / MILLI) * (is_set ? abuse->resets_per_sec : kinds[kind].per_sec);
+	/* Per second and per millisecond: tokens and thousandths of them. */
+	uint64_t elapsed_ms = (now_ns - abuse->refilled_ns[kind]) / MESH__NS_PER_MS;
+	uint64_t refill_milli = elapsed_ms * (is_set ? abuse->resets_per_sec : kinds[kind].per_sec);
 
 	if (refill_milli) {
 		abuse->spent_milli[kind] = refill_milli >= abuse->spent_milli[kind] ? 0 : abuse->spent_milli[kind] - (uint32_t)refill_milli;
-		abuse->refilled_ns[kind] = now_ns;
+		abuse->refilled_ns[kind] += elapsed_ms * MESH__NS_PER_MS; /* the rest of a millisecond counts next time */
 	}
 	abuse->spent_milli[kind] += MILLI;
 	if (abuse->spent_milli[kind] > burst_milli)

@@ -96,7 +96,7 @@ int32_t mesh__grpc_parse_status(const char *text, size_t len)
 			return MESH__GRPC_UNKNOWN;
 		value = value * 10 + (text[i] - '0');
 	}
-	return value;
+	return value < MESH__GRPC_STATUS_COUNT ? value : MESH__GRPC_UNKNOWN;
 }
 
 /* Source: grpc/grpc doc/http-grpc-status-mapping.md */

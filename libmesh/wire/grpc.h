@@ -42,7 +42,7 @@ size_t mesh__grpc_print_timeout(uint64_t timeout_ns, char text[MESH__GRPC_TIMEOU
 /* false: not a timeout. Values that overflow are cut to UINT64_MAX / 2. */
 bool mesh__grpc_parse_timeout(const char *text, size_t len, uint64_t *timeout_ns);
 
-/* 0 to 16; anything that is not a number is UNKNOWN; larger numbers stay (RFC: treat as UNKNOWN when interpreting). */
+/* 0 to 16; anything else, whether a number or not, is UNKNOWN, as in gRPC's own clients. */
 int32_t mesh__grpc_parse_status(const char *text, size_t len);
 int32_t mesh__grpc_status_of_http(int http_status);
 int32_t mesh__grpc_status_of_reset(uint32_t h2_error_code);

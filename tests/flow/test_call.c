@@ -32,6 +32,14 @@ static void answer_status(mesh_request *request, void *user)
 	mesh_request_reply(request, &reply);
 }
 
+static void answer_unheard_of(mesh_request *request, void *user)
+{
+	struct mesh_reply reply = { .size = sizeof(reply), .grpc_status = 99, .grpc_message = "of another age" };
+
+	(void)user;
+	mesh_request_reply(request, &reply);
+}
+
 static void park(mesh_request *request, void *user)
 {
 	(void)user;
@@ -66,6 +74,7 @@ static int set_up(void **state)
 	add_handler(server, "/t.S/Echo", MESH_HANDLER_GRPC, answer_echo, NULL);
 	add_handler(server, "/t.S/Metadata", MESH_HANDLER_GRPC, answer_metadata, NULL);
 	add_handler(server, "/t.S/Status", MESH_HANDLER_GRPC, answer_status, NULL);
+	add_handler(server, "/t.S/UnheardOf", MESH_HANDLER_GRPC, answer_unheard_of, NULL);
 	add_handler(server, "/teapot", 0, answer_status, NULL);
 	add_handler(server, "/park", 0, park, NULL);
 	add_handler(server, "/t.S/Park", MESH_HANDLER_GRPC, park, NULL);
@@ -171,6 +180,12 @@ static void statuses_and_messages_arrive_as_they_were_said(void **state)
 	assert_int_equal(err.grpc_status, 9);
 	assert_int_equal(err.in_doubt, 1);
 	mesh_call_unref(done);
+	/* A number that is none of gRPC's is UNKNOWN; what was said with it stays. */
+	assert_int_equal(call(grpc_call("/t.S/UnheardOf", "", 0), &done, &err), MESH_E_STATUS);
+	assert_int_equal(mesh_call_grpc_status(done), 2);
+	assert_int_equal(err.grpc_status, 2);
+	assert_string_equal(mesh_call_grpc_message(done), "of another age");
+	mesh_call_unref(done);
 	assert_int_equal(call(http_call("/teapot"), &done, &err), 0);
 	assert_int_equal(mesh_call_http_status(done), 418);
 	mesh_call_unref(done);
@@ -206,6 +221,49 @@ static void a_handler_that_forgets_to_answer_is_answered_for(void **state)
 	assert_int_equal(call(http_call("/forget"), &done, &err), 0);
 	assert_int_equal(mesh_call_http_status(done), 500);
 	mesh_call_unref(done);
+}
+
+/* A newer client may send more than we know: fields of every wire type, and numbers whose tags take two bytes. */
+static void the_health_service_skips_what_it_does_not_know(void **state)
+{
+	static const struct {
+		const char *bytes;
+		uint64_t len;
+		int code;
+	} requests[] = {
+		{ "\x0a\5users", 7, 0 },
+		{ "\x10\x96\1\x0a\5users", 10, 0 },                                    /* varint */
+		{ "\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\1\x0a\5users", 18, 0 }, /* varint, -1 */
+		{ "\x11\x0a\2no\4abc\x0a\5users", 16, 0 },                              /* fixed64 */
+		{ "\x15\xff\xff\xff\xff\x0a\5users", 12, 0 },                          /* fixed32 */
+		{ "\x1a\3abc\x0a\5users", 12, 0 },                                      /* bytes */
+		{ "\x8a\1\5other\x0a\5users", 15, 0 },                                  /* field 17 */
+		{ "\x11\1\2\3", 4, MESH_E_STATUS },
+		{ "\x15\1\2\3", 4, MESH_E_STATUS },
+		{ "\x8a", 1, MESH_E_STATUS },
+		{ "\x0a\6users", 7, MESH_E_STATUS },
+		{ "\x13\x14\x0a\5users", 9, MESH_E_STATUS }, /* a group */
+	};
+	struct mesh_error err;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(requests) / sizeof(*requests); i++) {
+		struct mesh_call_options opts = grpc_call("/grpc.health.v1.Health/Check", requests[i].bytes, requests[i].len);
+		mesh_call *done = NULL;
+		const char *body;
+		uint64_t len;
+
+		if (call(opts, &done, &err) != requests[i].code)
+			fail_msg("request %zu: %d %s", i, err.code, err.message);
+		if (requests[i].code) {
+			assert_int_equal(mesh_call_grpc_status(done), 3);
+		} else {
+			body = mesh_call_body(done, &len);
+			assert_int_equal(len, 2);
+			assert_memory_equal(body, "\x08\1", 2);
+		}
+		mesh_call_unref(done);
+	}
 }
 
 static void wrong_arguments_start_nothing(void **state)
@@ -500,6 +558,11 @@ static void the_deadline_travels_and_is_kept_at_both_ends(void **state)
 	assert_true(strlen(err.endpoint) > 0);
 	assert_int_equal(mesh_call_info(done, &info), 0);
 	assert_true(info.wait_ns > 0 && sum_of_steps(&info) <= info.total_ns); /* it waited, if in vain */
+	/* A smaller structure, of whatever size, holds a text that ends. */
+	memset(info.endpoint, 'x', sizeof(info.endpoint));
+	info.size = offsetof(struct mesh_call_info, endpoint) + 4;
+	assert_int_equal(mesh_call_info(done, &info), 0);
+	assert_memory_equal(info.endpoint, "127\0x", 5);
 	mesh_call_unref(done);
 	WAIT_FOR(atomic_load(&parked));
 	WAIT_FOR(mesh_request_is_cancelled(parked));
@@ -627,6 +690,7 @@ int main(void)
 		cmocka_unit_test(statuses_and_messages_arrive_as_they_were_said),
 		cmocka_unit_test(what_nobody_handles_is_said_so),
 		cmocka_unit_test(a_handler_that_forgets_to_answer_is_answered_for),
+		cmocka_unit_test(the_health_service_skips_what_it_does_not_know),
 		cmocka_unit_test(wrong_arguments_start_nothing),
 		cmocka_unit_test(a_callback_comes_exactly_once_on_the_loop),
 		cmocka_unit_test(a_queue_gives_each_event_once_and_its_descriptor_tells),

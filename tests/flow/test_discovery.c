@@ -217,6 +217,27 @@ static void a_server_can_start_while_its_directory_comes_and_goes(void **state)
 	mesh_close(m);
 }
 
+static void whoever_leaves_last_leaves_no_directory_behind(void **state)
+{
+	mesh *m = OPEN_MESH("caller", "stats", "off"), *second = OPEN_MESH("caller");
+	mesh_server *one = serve_as(m, "leaving", NULL, "x"), *two = serve_as(second, "leaving", NULL, "x");
+	mesh_client *nobody = new_client(m, "nobody");
+	char path[128];
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/registry/nobody", test_dir);
+	WAIT_FOR(access(path, F_OK) == 0);
+	mesh_client_free(nobody);
+	mesh_server_free(one);
+	mesh_close(m);
+	assert_int_equal(access(path, F_OK), -1);
+	snprintf(path, sizeof(path), "%s/registry/leaving", test_dir);
+	assert_int_equal(access(path, F_OK), 0);
+	mesh_close(second);
+	assert_int_equal(access(path, F_OK), -1);
+	mesh_server_free(two);
+}
+
 /* A login session that ends, or who tidies up: the registry goes away under living servers, and they come back. */
 static void servers_return_to_a_registry_that_was_removed(void **state)
 {
@@ -312,6 +333,8 @@ static void wrong_sources_are_refused_with_what_is_wrong(void **state)
 		{ "static:users=localhost:1", "localhost:1" },
 		{ "static:users=127.0.0.1:99999", "127.0.0.1:99999" },
 		{ "static:=127.0.0.1:1", "static" },
+		{ "static:users=127.0.0.1:1,127.0.0.1:0", "\"127.0.0.1:0\" of users" },
+		{ "static:users=127.0.0.1:1;orders=127.0.0.1:2;users=127.0.0.1:3", "users is named twice, again in \"users=127.0.0.1:3\"" },
 		{ "file:", "file" },
 		{ "local: nonsense", "nonsense" },
 	};
@@ -332,6 +355,26 @@ static void wrong_sources_are_refused_with_what_is_wrong(void **state)
 			fail_msg("%s: \"%s\" does not say what is wrong", bad[i][0], err.message);
 		assert_null(m);
 	}
+}
+
+static void wrong_sources_and_names_are_told_with_all_other_problems(void **state)
+{
+	static const struct mesh_setting settings[] = {
+		{ "timeout", "never" }, { "service", "a b" }, { "discovery", "local: static:users" }, { "discovery@orders", "statik:" },
+		{ "attempts", "99" },
+	};
+	static const char *const wanted[] = { "timeout = \"never\"", "\"a b\" is no service name", "\"users\" is not NAME", "\"statik:\" is no source", "attempts" };
+	struct mesh_options opts = MESH_OPTIONS_INIT;
+	struct mesh_error err = MESH_ERROR_INIT;
+	mesh *m = NULL;
+
+	(void)state;
+	opts.settings = settings;
+	opts.setting_count = sizeof(settings) / sizeof(settings[0]);
+	assert_int_equal(mesh_open(&opts, &m, &err), MESH_E_OPTION);
+	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++)
+		if (!strstr(err.message, wanted[i]))
+			fail_msg("\"%s\" does not say %s", err.message, wanted[i]);
 }
 
 /* ---- file: ---- */
@@ -710,10 +753,12 @@ int main(void)
 		cmocka_unit_test(a_call_waits_for_a_server_that_is_about_to_start),
 		cmocka_unit_test(what_others_put_into_the_registry_changes_nothing),
 		cmocka_unit_test(a_server_can_start_while_its_directory_comes_and_goes),
+		cmocka_unit_test(whoever_leaves_last_leaves_no_directory_behind),
 		cmocka_unit_test(servers_return_to_a_registry_that_was_removed),
 		cmocka_unit_test(a_registry_that_is_not_private_is_refused),
 		cmocka_unit_test(a_static_list_needs_no_file),
 		cmocka_unit_test(wrong_sources_are_refused_with_what_is_wrong),
+		cmocka_unit_test(wrong_sources_and_names_are_told_with_all_other_problems),
 		cmocka_unit_test(a_file_is_followed_and_a_broken_one_changes_nothing),
 		cmocka_unit_test(a_file_changed_in_place_is_read_though_its_time_is_the_same),
 		cmocka_unit_test(a_deadline_in_the_name_says_what_is_known_of_it),

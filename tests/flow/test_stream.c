@@ -209,7 +209,7 @@ static void messages_are_exchanged_in_turn(void **state)
 
 	(void)state;
 	for (int i = 0; i < 100; i++) {
-		char text[16];
+		char text[32];
 
 		snprintf(text, sizeof(text), "message %d", i);
 		send(call, text, 0);

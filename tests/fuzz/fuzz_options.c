@@ -32,7 +32,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 		abort();
 	fwrite(data, 1, len, file);
 	fclose(file);
-	if (mesh__config_new(&cfg, environment, NULL, 0, NULL, &err) == 0) {
+	if (mesh__config_new(&cfg, environment, NULL, 0, NULL, NULL, &err) == 0) {
 		mesh__config_list(cfg, read_one, NULL);
 		equals = strchr(text, '=');
 		if (newline)
@@ -46,7 +46,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	}
 	mesh__config_free(cfg);
 	cfg = NULL;
-	if (mesh__config_new(&cfg, (const char *const[]){ NULL }, &setting, 1, NULL, NULL) == 0)
+	if (mesh__config_new(&cfg, (const char *const[]){ NULL }, &setting, 1, NULL, NULL, NULL) == 0)
 		mesh__config_free(cfg);
 	unlink(path);
 	free(text);

@@ -3,6 +3,7 @@
 #include "base/distance.h"
 #include "base/fault.h"
 #include "base/list.h"
+#include "base/log.h"
 #include "base/map.h"
 #include "base/memory.h"
 #include "base/number.h"
@@ -284,10 +285,40 @@ static void errors_respect_the_callers_size(void **state)
 	mesh__fault(&err, MESH_E_DEADLINE, MESH_STAGE_ATTEMPT, "too %s", "late");
 	assert_string_equal(err.message, "too late");
 	assert_string_equal(err.endpoint, "");
+	memset(err.message, 'x', sizeof(err.message));
+	err.size = offsetof(struct mesh_error, message) + 4;
+	mesh__fault(&err, MESH_E_DEADLINE, MESH_STAGE_ATTEMPT, "too %s", "late");
+	assert_memory_equal(err.message, "too\0x", 5);
 	err.size = 0;
 	mesh__fault(&err, MESH_E_INVALID, 0, "not written");
 	assert_int_equal(err.code, MESH_E_DEADLINE);
 	assert_int_equal(mesh__fault(NULL, MESH_E_INVALID, 0, "nobody asks"), MESH_E_INVALID);
+}
+
+static void keep_line(int32_t level, const char *line, void *user)
+{
+	(void)level;
+	snprintf(user, 64, "%s", line);
+}
+
+/* Names of files and keys in them are anybody's. */
+static void neither_errors_nor_log_lines_can_command_a_terminal(void **state)
+{
+	struct mesh_error err = MESH_ERROR_INIT;
+	char line[64] = "", name[1000];
+	const struct mesh__log log = { keep_line, line, MESH_LOG_DEBUG };
+
+	(void)state;
+	mesh__fault(&err, MESH_E_OPTION, 0, "ignoring %s of \\x1b", "\x1b]0;x\7\n\xc2\x9b");
+	assert_string_equal(err.message, "ignoring \\x1b]0;x\\x07\\x0a\\xc2\\x9b of \\x1b");
+	mesh__fault_errno(&err, 0, ENOENT, "%s", "\x1b[2J");
+	assert_string_equal(err.message, "\\x1b[2J: No such file or directory");
+	mesh__log_write(&log, MESH_LOG_WARN, "ignoring %s", "\x1b[2J\r");
+	assert_string_equal(line, "ignoring \\x1b[2J\\x0d");
+	memset(name, '\n', sizeof(name) - 1);
+	name[sizeof(name) - 1] = '\0';
+	mesh__fault(&err, MESH_E_OPTION, 0, "%s", name);
+	assert_int_equal(strlen(err.message), sizeof(err.message) - 1);
 }
 
 static void errno_becomes_the_error_a_caller_can_tell_apart(void **state)
@@ -347,6 +378,7 @@ int main(void)
 		cmocka_unit_test(random_numbers_repeat_by_seed_and_spread_evenly),
 		cmocka_unit_test(distance_counts_edits),
 		cmocka_unit_test(errors_respect_the_callers_size),
+		cmocka_unit_test(neither_errors_nor_log_lines_can_command_a_terminal),
 		cmocka_unit_test(errno_becomes_the_error_a_caller_can_tell_apart),
 		cmocka_unit_test(every_code_and_stage_has_a_name),
 		cmocka_unit_test(the_nth_allocation_can_be_made_to_fail),

@@ -34,7 +34,7 @@ static struct mesh__config *read_options(const char *const *environment)
 	struct mesh_error err = MESH_ERROR_INIT;
 
 	logged[0] = '\0';
-	if (mesh__config_new(&cfg, environment, NULL, 0, &log_lines, &err))
+	if (mesh__config_new(&cfg, environment, NULL, 0, NULL, &log_lines, &err))
 		fail_msg("%s", err.message);
 	return cfg;
 }
@@ -49,7 +49,7 @@ static const char *refusal(const char *const *environment)
 
 	err = (struct mesh_error)MESH_ERROR_INIT;
 	logged[0] = '\0';
-	assert_int_equal(mesh__config_new(&cfg, environment, NULL, 0, &log_lines, &err), MESH_E_OPTION);
+	assert_int_equal(mesh__config_new(&cfg, environment, NULL, 0, NULL, &log_lines, &err), MESH_E_OPTION);
 	assert_null(cfg);
 	return err.message;
 }
@@ -106,7 +106,7 @@ static void api_wins_over_environment_over_file_over_default(void **state)
 	write_file("timeout = 1s\nattempts = 1\nconnections = 4\n");
 	snprintf(config, sizeof(config), "MESH_CONFIG=%s", file_path);
 	environment[2] = config;
-	assert_int_equal(mesh__config_new(&cfg, environment, settings, 1, NULL, NULL), 0);
+	assert_int_equal(mesh__config_new(&cfg, environment, settings, 1, NULL, NULL, NULL), 0);
 	assert_int_equal(mesh__config_ns(cfg, MESH__OPTION_TIMEOUT, NULL), 3 * MESH__NS_PER_SEC);
 	assert_int_equal(mesh__config_count(cfg, MESH__OPTION_ATTEMPTS, NULL), 2);
 	assert_int_equal(mesh__config_count(cfg, MESH__OPTION_CONNECTIONS, NULL), 4);
@@ -211,7 +211,7 @@ static void an_unknown_name_from_the_program_is_an_error(void **state)
 	const char *none[] = { NULL };
 
 	(void)state;
-	assert_int_equal(mesh__config_new(&cfg, none, settings, 3, NULL, &err), MESH_E_OPTION);
+	assert_int_equal(mesh__config_new(&cfg, none, settings, 3, NULL, NULL, &err), MESH_E_OPTION);
 	assert_non_null(strstr(err.message, "did you mean attempts?"));
 	assert_non_null(strstr(err.message, "setting 2 has no name"));
 }
@@ -313,7 +313,7 @@ static void running_out_of_memory_is_an_ordinary_error(void **state)
 	(void)state;
 	for (int nth = 0; rc == MESH_E_NOMEM; nth++) {
 		mesh__memory_fail_after(nth);
-		rc = mesh__config_new(&cfg, environment, NULL, 0, NULL, NULL);
+		rc = mesh__config_new(&cfg, environment, NULL, 0, NULL, NULL, NULL);
 		mesh__memory_fail_after(-1);
 		assert_true(nth < 1000);
 	}

@@ -52,6 +52,7 @@ static void broken_endpoint_files_are_refused_with_the_place(void **state)
 		{ "{\"services\": []}", "services" },
 		{ "{\"services\": {\"users\": \"10.0.0.4:9000\"}}", "users" },
 		{ "{\"services\": {\"users\": [\"10.0.0.4\"]}}", "users" },
+		{ "{\"services\": {\"users\": [\"10.0.0.4:0\"]}}", "port 0" },
 		{ "{\"services\": {\"users\": [42]}}", "users" },
 		{ "{\"services\": {\"users\": [{\"weight\": 1}]}}", "address" },
 		{ "{\"services\": {\"users\": [{\"address\": \"10.0.0.4:1\", \"weight\": 0}]}}", "weight" },
@@ -77,6 +78,7 @@ static void registry_entries_are_read_and_lies_refused(void **state)
 		"", "nonsense", "[]", "{\"version\": 1}", "{\"version\": 2, \"service\": \"users\", \"address\": \"10.0.0.4:80\"}",
 		"{\"version\": 1, \"service\": \"orders\", \"address\": \"10.0.0.4:80\"}",
 		"{\"version\": 1, \"service\": \"users\", \"address\": \"10.0.0.4\"}",
+		"{\"version\": 1, \"service\": \"users\", \"address\": \"10.0.0.4:0\"}",
 		"{\"version\": 1, \"service\": \"users\", \"address\": 7}",
 		"{\"version\": 1, \"service\": \"users\", \"address\": \"10.0.0.4:80\"}{",
 	};

@@ -152,6 +152,17 @@ static void honest_peers_at_a_low_rate_are_never_ended(void **state)
 		assert_int_equal(mesh__abuse_note(&abuse, MESH__ABUSE_PING, now_ns), MESH__ABUSE_FINE);
 }
 
+/* 526 a second where 700 are allowed: no part of the time between may get lost. */
+static void a_rate_below_the_limit_is_never_ended_whatever_its_rhythm(void **state)
+{
+	struct mesh__abuse abuse = { .resets_burst = 100, .resets_per_sec = 700 };
+	uint64_t now_ns = 1000 * MESH__NS_PER_SEC;
+
+	(void)state;
+	for (int i = 0; i < 10000; i++, now_ns += 19 * MESH__NS_PER_MS / 10)
+		assert_int_equal(mesh__abuse_note(&abuse, MESH__ABUSE_RESET, now_ns), MESH__ABUSE_FINE);
+}
+
 static void what_our_own_data_explains_is_excused(void **state)
 {
 	struct mesh__abuse abuse = { 0 };
@@ -186,6 +197,7 @@ int main(void)
 		cmocka_unit_test(a_flood_is_warned_and_then_ended),
 		cmocka_unit_test(the_limit_of_resets_can_be_set),
 		cmocka_unit_test(honest_peers_at_a_low_rate_are_never_ended),
+		cmocka_unit_test(a_rate_below_the_limit_is_never_ended_whatever_its_rhythm),
 		cmocka_unit_test(what_our_own_data_explains_is_excused),
 		cmocka_unit_test(a_burst_is_bounded_whatever_the_pause_before),
 	};
