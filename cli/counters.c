@@ -24,6 +24,7 @@ static const struct metric metrics[] = {
 	{ "mesh_attempts_ended_total", true, true, PART_ENDED },
 	{ "mesh_endpoint_in_flight", true, true, PART_IN_FLIGHT },
 	{ "mesh_attempt_latency_ns", true, true, PART_LATENCY },
+	{ "mesh_pick_reports_total", true, false, PART_ENDED },
 	{ "mesh_requests_ended_total", false, false, PART_ENDED },
 	{ "mesh_requests_in_flight", false, false, PART_IN_FLIGHT },
 	{ "mesh_request_latency_ns", false, false, PART_LATENCY },

@@ -497,11 +497,13 @@ bool print_raw(FILE *file, const void *data, size_t len)
 
 int output_finish(int status)
 {
+	bool had_failed = ferror(stdout);
+
 	errno = 0;
-	if (fflush(stdout) == 0 && !ferror(stdout))
+	if (fflush(stdout) == 0 && !had_failed)
 		return status;
 	if (errno == EPIPE)
 		return status; /* the reader has left, and the command did not want to end for that: see SIGPIPE in serve.c */
-	complain("cannot write to standard output: %s", strerror(errno));
+	complain("cannot write to standard output: %s", errno ? strerror(errno) : "some of what was printed is missing");
 	return status == EXIT_DONE ? EXIT_FAILED : status;
 }

@@ -1,6 +1,6 @@
 /*
- * For callers that bring their own transport: which address now, and how did it go. Discovery, balancing and counters as for
- * calls that libmesh makes itself.
+ * For callers that bring their own transport: which address now, and how did it go. Discovery and balancing as for
+ * calls that libmesh makes itself; they are counted per service (mesh_picks_total, mesh_pick_reports_total, mesh_call_latency_ns).
  */
 #ifndef MESH_ENDPOINT_H
 #define MESH_ENDPOINT_H

@@ -222,3 +222,11 @@ void mesh__accept_stop(mesh_server *server)
 	mesh__descriptors_close(server->listen_fd);
 	server->reserve_fd = server->listen_fd = -1;
 }
+
+void mesh__accept_drain(mesh_server *server)
+{
+	if (!server->is_accepting)
+		return;
+	on_acceptable(&server->watch, server->opts.lps[0], MESH__WATCH_READ);
+	mesh__accept_stop(server);
+}

@@ -299,6 +299,16 @@ void mesh__health_set_all(mesh_server *server, bool is_serving)
 		mesh__health_set(server, entry->name, false);
 }
 
+void mesh__health_end_watches(mesh_server *server)
+{
+	static const struct mesh_reply gone = { .size = sizeof(gone), .grpc_status = MESH__GRPC_UNAVAILABLE, .grpc_message = "the server is draining" };
+
+	pthread_mutex_lock(&server->health.lock);
+	for (struct mesh__list *node = server->health.watchers.next; node != &server->health.watchers; node = node->next)
+		mesh__request_finish(MESH__CONTAINER(node, struct watcher, node)->request, &gone);
+	pthread_mutex_unlock(&server->health.lock);
+}
+
 int mesh__health_init(mesh_server *server)
 {
 	struct mesh__handler check_handler = { .flags = MESH_HANDLER_GRPC, .fn = check, .user = server };

@@ -248,7 +248,8 @@ static void drain_loop(struct mesh__task *task, struct mesh__loop *lp)
 {
 	struct mesh__server_loop *sl = MESH__CONTAINER(task, struct mesh__server_loop, drain);
 
-	(void)lp;
+	if (lp->index == 0)
+		mesh__accept_drain(sl->server);
 	for (struct mesh__list *node = sl->conns.next, *next; node != &sl->conns; node = next) {
 		next = node->next;
 		mesh__conn_drain(&MESH__CONTAINER(node, struct mesh__conn_entry, node)->conn);
@@ -261,6 +262,7 @@ void mesh__server_drain(mesh_server *server)
 
 	if (!atomic_compare_exchange_strong(&server->state, &expected, MESH__SERVER_DRAINING))
 		return;
+	mesh__health_end_watches(server);
 	for (uint32_t i = 0; i < server->opts.loop_count; i++) {
 		server->loops[i].drain.run = drain_loop;
 		mesh__loop_post(server->loops[i].lp, &server->loops[i].drain);

@@ -157,6 +157,7 @@ void mesh__server_count_refused(mesh_server *server, const char *reason);
 /* accept.c */
 int mesh__accept_start(mesh_server *server);
 void mesh__accept_stop(mesh_server *server);
+void mesh__accept_drain(mesh_server *server); /* takes who has knocked already, and stops: newcomers go elsewhere at once */
 extern const struct mesh__conn_events mesh__server_conn_events;
 
 /* admit.c: storage for a new request, or NULL when a limit is reached */
@@ -191,5 +192,6 @@ int mesh__health_init(mesh_server *server);
 void mesh__health_fini(mesh_server *server);
 int mesh__health_set(mesh_server *server, const char *service, bool is_serving);
 void mesh__health_set_all(mesh_server *server, bool is_serving);
+void mesh__health_end_watches(mesh_server *server); /* or they would hold up the drain for ever */
 
 #endif

@@ -79,6 +79,8 @@ static void note_failure(struct mesh__channel *channel, int32_t code, const char
 	channel->last_code = code;
 	snprintf(channel->last_failure, sizeof(channel->last_failure), "%s", why);
 	mesh__counter_add(channel->opts.connect_failures, mesh__shard_mine(), 1);
+	if (!channel->is_closing && !channel->is_draining)
+		mesh__timer_set(lp, &channel->again, channel->retry_ns);
 	if (channel->failures == 1)
 		channel->opts.on_reachable(channel, false);
 }
@@ -143,9 +145,6 @@ static void on_close(struct mesh__conn *conn)
 	if (was_open) {
 		mesh__gauge_add(channel->opts.conns, mesh__shard_mine(), -1);
 		channel->opts.on_closed(channel, conn->close_reason);
-		/* A peer that accepts and hangs up at once, or talks no HTTP/2, is as unreachable as one that does not accept. */
-		if (!conn->got_settings && !channel->is_closing)
-			note_failure(channel, conn->close_code, conn->close_text);
 	} else {
 		channel->connecting--;
 		note_failure(channel, conn->close_code, conn->close_text);
@@ -208,6 +207,15 @@ static void connect_more(struct mesh__channel *channel)
 		fail_waiting(channel, rc, rc == MESH_E_NOMEM ? "out of memory" : channel->last_failure);
 }
 
+static void on_again(struct mesh__timer *timer, struct mesh__loop *lp)
+{
+	struct mesh__channel *channel = MESH__CONTAINER(timer, struct mesh__channel, again);
+
+	(void)lp;
+	if (channel->failures && !channel->conn_count)
+		connect_more(channel);
+}
+
 void mesh__channel_init(struct mesh__channel *channel, const struct mesh__channel_options *opts)
 {
 	*channel = (struct mesh__channel){ .opts = *opts };
@@ -215,6 +223,7 @@ void mesh__channel_init(struct mesh__channel *channel, const struct mesh__channe
 		channel->opts.conns_max = MESH__CHANNEL_CONNS_MAX;
 	mesh__list_init(&channel->waiting);
 	mesh__list_init(&channel->leaving_conns);
+	channel->again.fire = on_again;
 }
 
 struct mesh__conn *mesh__channel_take(struct mesh__channel *channel)
@@ -232,6 +241,7 @@ struct mesh__conn *mesh__channel_take(struct mesh__channel *channel)
 
 void mesh__channel_wait(struct mesh__channel *channel, struct mesh__channel_wait *wait)
 {
+	channel->is_draining = false;
 	mesh__list_append(&channel->waiting, &wait->node);
 	connect_more(channel);
 }
@@ -244,6 +254,8 @@ void mesh__channel_leave(struct mesh__channel_wait *wait)
 
 void mesh__channel_drain(struct mesh__channel *channel)
 {
+	channel->is_draining = true;
+	mesh__timer_cancel(&channel->again);
 	for (uint32_t i = channel->conn_count; i-- > 0;)
 		if (i < channel->conn_count)
 			mesh__conn_drain(&channel->conns[i]->conn);
@@ -254,6 +266,7 @@ void mesh__channel_abort(struct mesh__channel *channel)
 	struct mesh__list *node;
 
 	channel->is_closing = true;
+	mesh__timer_cancel(&channel->again);
 	fail_waiting(channel, MESH_E_CLOSING, "the mesh is closing");
 	while (channel->conn_count)
 		mesh__conn_abort(&channel->conns[0]->conn, MESH_E_CLOSING, "closing", "the mesh is closing");

@@ -2,7 +2,8 @@
  * A channel: the connections from one loop to one endpoint, made when somebody needs them.
  *
  * An attempt asks for a connection with room for a stream; if there is none, it waits in line while one is made. When a
- * connection cannot be made, everybody in line is told why, and for a while (backoff) newcomers are told at once.
+ * connection cannot be made, everybody in line is told why, and for a while (backoff) newcomers are told at once. When it is over the
+ * channel tries again by itself: nobody picks an endpoint that is said to be unreachable, so nobody else would find out.
  * All on_loop.
  */
 #ifndef MESH_WIRE_CHANNEL_H
@@ -43,7 +44,8 @@ struct mesh__channel {
 	int32_t last_code;
 	char last_failure[128];
 	struct mesh__list leaving_conns;
-	bool is_closing;
+	struct mesh__timer again; /* tries to connect when the backoff is over */
+	bool is_closing, is_draining;
 };
 
 void mesh__channel_init(struct mesh__channel *channel, const struct mesh__channel_options *opts);

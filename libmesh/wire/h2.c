@@ -341,7 +341,9 @@ static void opened(struct mesh__conn *conn)
 		mesh__conn_close(conn, MESH_E_NOMEM, "nomem", "out of memory");
 		return;
 	}
-	conn->events->on_open(conn);
+	/* A client waits for the peer's SETTINGS: one that goes away before has seen no request. */
+	if (conn->is_server)
+		conn->events->on_open(conn);
 	mesh__loop_flush_later(conn->lp, &conn->flush);
 	mesh__timer_set(conn->lp, &conn->tick, conn->lp->now_ns + TICK_NS);
 }

@@ -92,12 +92,12 @@ struct mesh__stream {
 	uint32_t trailer_count;
 	uint64_t sent_bytes, received_bytes; /* body */
 	uint64_t headers_at;        /* position in the connection's output where its header block begins; UINT64_MAX: not yet */
-	uint64_t last_in_ns, last_out_ns;
+	uint64_t opened_ns, last_in_ns, last_out_ns;
 	uint32_t unconsumed_bytes;
 };
 
 struct mesh__conn_events {
-	void (*on_open)(struct mesh__conn *conn);                   /* connected (client), or accepted (server) */
+	void (*on_open)(struct mesh__conn *conn);                   /* the peer has sent its SETTINGS (client), or was accepted (server) */
 	struct mesh__stream *(*on_request)(struct mesh__conn *conn); /* server: storage for a new stream; NULL refuses it */
 	void (*on_room)(struct mesh__conn *conn);                   /* client: a stream may be opened again */
 	void (*on_draining)(struct mesh__conn *conn);               /* no new streams from now on */

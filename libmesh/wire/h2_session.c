@@ -6,9 +6,13 @@
  */
 #include "wire/h2_session.h"
 
+#include "base/clock.h"
+
 #include <nghttp2/nghttp2.h>
 #include <stdio.h>
 #include <string.h>
+
+#define RAPID_NS (10 * MESH__NS_PER_MS)
 
 enum {
 	FIELDS_MAX = 160,             /* of a block that we send: header.count and what we add */
@@ -124,7 +128,7 @@ static void attach(struct mesh__stream *stream, struct mesh__conn *conn, int32_t
 {
 	stream->conn = conn;
 	stream->id = id;
-	stream->last_in_ns = stream->last_out_ns = conn->lp->now_ns;
+	stream->opened_ns = stream->last_in_ns = stream->last_out_ns = conn->lp->now_ns;
 	conn->last_active_ns = conn->lp->now_ns;
 	conn->queued_bytes += stream->out_bytes;
 	mesh__list_append(&conn->streams, &stream->node);
@@ -150,6 +154,8 @@ void mesh__h2_stream_closed(struct mesh__stream *stream, uint32_t error_code, bo
 	conn->stream_count--;
 	conn->queued_bytes -= stream->out_bytes;
 	conn->last_active_ns = conn->lp->now_ns;
+	if (conn->is_server && error_code == MESH__H2_NO_ERROR)
+		mesh__abuse_excuse(&conn->abuse, MESH__ABUSE_RESET, 1); /* who mostly asks may change its mind now and then */
 	/* What the reader still holds no longer counts against the stream's window, but against the connection's. */
 	if (stream->unconsumed_bytes && conn->session)
 		nghttp2_session_consume_connection(conn->session, stream->unconsumed_bytes);
@@ -431,9 +437,14 @@ static void on_control_frame(struct mesh__conn *conn, const nghttp2_frame *frame
 			break;
 		if (conn->got_settings)
 			mesh__h2_count_abuse(conn, MESH__ABUSE_SETTINGS, conn->lp->now_ns);
-		conn->got_settings = true;
-		if (!conn->is_server && conn->events->on_room)
+		if (conn->is_server) {
+			conn->got_settings = true;
+		} else if (!conn->got_settings) {
+			conn->got_settings = true;
+			conn->events->on_open(conn);
+		} else {
 			conn->events->on_room(conn);
+		}
 		break;
 	case NGHTTP2_PING:
 		mesh__h2_count_abuse(conn, MESH__ABUSE_PING, conn->lp->now_ns); /* answers, too: nobody needs many of them */
@@ -488,6 +499,15 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
 }
 
 /* Sees every frame, also those of types that nobody knows. */
+/*
+ * What makes resets an attack (CVE-2023-44487) is that they free their place at once, so that no limit on streams holds. A stream that
+ * lived for a while had its place for so long: its caller's patience ended. One that we have answered saves us work.
+ */
+static bool is_rapid_reset(const struct mesh__conn *conn, const struct mesh__stream *stream)
+{
+	return !stream || (!stream->end_sent && conn->lp->now_ns - stream->opened_ns < RAPID_NS);
+}
+
 static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, void *user)
 {
 	struct mesh__conn *conn = user;
@@ -513,7 +533,7 @@ static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, 
 		break;
 	case NGHTTP2_RST_STREAM:
 		stream = nghttp2_session_get_stream_user_data(session, hd->stream_id);
-		if (!stream || !stream->end_sent) /* or the answer made the rest of the request pointless: that saves us work */
+		if (is_rapid_reset(conn, stream))
 			mesh__h2_count_abuse(conn, MESH__ABUSE_RESET, conn->lp->now_ns);
 		break;
 	case NGHTTP2_PRIORITY:
@@ -743,7 +763,8 @@ static nghttp2_option *new_option(const struct mesh__conn *conn)
 	nghttp2_option_set_peer_max_concurrent_streams(option, REMOTE_STREAMS_BEFORE_SETTINGS);
 	nghttp2_option_set_max_send_header_block_length(option, 256 * 1024);
 #ifdef HAVE_NGHTTP2_OPTION_SET_STREAM_RESET_RATE_LIMIT
-	nghttp2_option_set_stream_reset_rate_limit(option, conn->limits.resets_burst, conn->limits.resets_per_sec);
+	/* It counts every reset; is_rapid_reset() and wire/abuse.h are fairer. */
+	nghttp2_option_set_stream_reset_rate_limit(option, UINT32_MAX, UINT32_MAX);
 #endif
 #ifdef HAVE_NGHTTP2_OPTION_SET_MAX_CONTINUATIONS
 	nghttp2_option_set_max_continuations(option, CONTINUATIONS_MAX);
@@ -820,7 +841,7 @@ bool mesh__conn_has_room(const struct mesh__conn *conn)
 {
 	uint32_t remote;
 
-	if (conn->state != MESH__CONN_OPEN || !nghttp2_session_check_request_allowed(conn->session))
+	if (conn->state != MESH__CONN_OPEN || !conn->got_settings || !nghttp2_session_check_request_allowed(conn->session))
 		return false;
 	remote = nghttp2_session_get_remote_settings(conn->session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
 	return conn->stream_count < conn->limits.streams_max && conn->stream_count < remote;

@@ -788,6 +788,90 @@ static void closing_ends_a_drain(void **state)
 	alarm(0);
 }
 
+#define ANSWERED(m, address) COUNTED(m, "mesh_attempts_ended_total", "endpoint", address, "reason", "ok")
+
+/* Whoever draws addresses from elsewhere does not hear that a server is about to go: it finds the door shut, and goes to the next. */
+static void a_restart_behind_a_fixed_address_loses_no_call(void **state)
+{
+	mesh *replicas[2], *m;
+	mesh_server *servers[2];
+	struct load load = { 0 };
+	char addresses[2][64], uri[160];
+	pthread_t threads[4];
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		replicas[i] = OPEN_MESH("self", "drain.delay", "1ms");
+		servers[i] = serve_echo(replicas[i]);
+		snprintf(addresses[i], sizeof(addresses[i]), "%s", mesh_server_address(servers[i]));
+	}
+	snprintf(uri, sizeof(uri), "static:self=%s,%s", addresses[0], addresses[1]);
+	m = OPEN_MESH("caller", "discovery", uri, "age.max", "100ms");
+	load.client = new_client(m, "self");
+	for (int i = 0; i < 4; i++)
+		pthread_create(&threads[i], NULL, call_on, &load);
+	for (int round = 0; round < (getenv("MESH_TEST_FEWER") ? 4 : 30); round++) {
+		int i = round % 2;
+		int64_t before = ANSWERED(m, addresses[!i]);
+
+		/* The other one is back, and known to be. */
+		WAIT_FOR(ANSWERED(m, addresses[!i]) > before + 50);
+		assert_int_equal(mesh_drain(replicas[i], NULL), 0);
+		mesh_server_free(servers[i]);
+		servers[i] = new_server(replicas[i], addresses[i]);
+		add_handler(servers[i], "*", MESH_HANDLER_GRPC, answer_echo, NULL);
+		add_handler(servers[i], "*", 0, answer_echo, NULL);
+		start_server(servers[i]);
+	}
+	atomic_store(&load.stop, true);
+	for (int i = 0; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	assert_int_equal(load.failed, 0);
+	mesh_client_free(load.client);
+	mesh_close(m);
+	for (int i = 0; i < 2; i++) {
+		mesh_server_free(servers[i]);
+		mesh_close(replicas[i]);
+	}
+}
+
+/* A peer that watches the health service, and one that comes back again and again, hold up no drain. */
+static void watches_and_newcomers_hold_up_no_drain(void **state)
+{
+	mesh *backend = OPEN_MESH("self", "drain.delay", "1ms", "drain.timeout", "20s"), *m;
+	mesh_server *server = serve_echo(backend);
+	struct mesh_call_options opts = grpc_call("/grpc.health.v1.Health/Watch", "", 0);
+	struct mesh_error err = MESH_ERROR_INIT;
+	struct load load = { 0 };
+	char uri[96];
+	mesh_call *watch;
+	pthread_t thread;
+	uint64_t began_ns;
+
+	(void)state;
+	snprintf(uri, sizeof(uri), "static:self=%s", mesh_server_address(server));
+	m = OPEN_MESH("caller", "discovery", uri);
+	load.client = new_client(m, "self");
+	opts.flags |= MESH_CALL_STREAM;
+	opts.timeout_ms = 60000;
+	assert_int_equal(mesh_client_start(load.client, &opts, &watch, NULL), 0);
+	assert_int_equal(mesh_call_send(watch, "", 0, MESH_SEND_LAST, 1000), 0);
+	pthread_create(&thread, NULL, call_on, &load);
+	WAIT_FOR(atomic_load(&load.calls) > 50);
+	began_ns = test_now_ns();
+	assert_int_equal(mesh_drain(backend, NULL), 0);
+	assert_true(test_now_ns() - began_ns < UINT64_C(10000000000));
+	assert_int_equal(mesh_call_wait(watch, 10000, &err), MESH_E_STATUS);
+	assert_int_equal(mesh_call_grpc_status(watch), 14);
+	atomic_store(&load.stop, true);
+	pthread_join(thread, NULL);
+	mesh_call_unref(watch);
+	mesh_client_free(load.client);
+	mesh_close(m);
+	mesh_server_free(server);
+	mesh_close(backend);
+}
+
 /* Replicas are replaced one by one under load, from several threads: nobody notices. */
 static void a_rolling_restart_loses_no_call(void **state)
 {
@@ -851,6 +935,8 @@ int main(void)
 		cmocka_unit_test(a_drain_that_takes_too_long_says_so),
 		cmocka_unit_test(closing_ends_a_drain),
 		cmocka_unit_test(a_rolling_restart_loses_no_call),
+		cmocka_unit_test(a_restart_behind_a_fixed_address_loses_no_call),
+		cmocka_unit_test(watches_and_newcomers_hold_up_no_drain),
 	};
 
 	cmocka_set_test_filter(getenv("TEST_FILTER")); /* one test alone: TEST_FILTER=name */
