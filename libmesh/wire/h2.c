@@ -297,7 +297,7 @@ static void read_some(struct mesh__conn *conn)
 		}
 		conn->has_input = true;
 		rv = nghttp2_session_mem_recv(conn->session, lp->scratch, (size_t)n);
-		if (rv < 0)
+		if (rv < 0 && conn->state < MESH__CONN_CLOSING)
 			mesh__h2_input_failed(conn, (int)rv);
 	}
 	if (total) {

@@ -355,6 +355,16 @@ void mesh__stream_consume(struct mesh__stream *stream, size_t bytes)
 
 /* --- callbacks --- */
 
+/*
+ * What each callback of nghttp2_session_mem_recv() returns. Where nghttp2 looks at what its callbacks did to the session, it stops after
+ * nghttp2_session_terminate_session(); elsewhere it goes on, and an ill-formed frame behind that makes it call abort(). So it is
+ * told to stop. The read loop takes this for no error of its own.
+ */
+static int go_on(const struct mesh__conn *conn)
+{
+	return conn->state >= MESH__CONN_CLOSING ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
+}
+
 static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user)
 {
 	struct mesh__conn *conn = user;
@@ -363,7 +373,7 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
 	conn->header_since_ns = conn->lp->now_ns;
 	conn->header_stream_id = frame->hd.stream_id;
 	if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
-		return 0;
+		return go_on(conn);
 	stream = conn->state == MESH__CONN_OPEN || conn->state == MESH__CONN_DRAINING ? conn->events->on_request(conn) : NULL;
 	if (!stream) {
 		conn->header_since_ns = 0; /* nobody will tell us when this block ends */
@@ -372,7 +382,7 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
 	}
 	nghttp2_session_set_stream_user_data(session, frame->hd.stream_id, stream);
 	attach(stream, conn, frame->hd.stream_id);
-	return 0;
+	return go_on(conn);
 }
 
 static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t name_len, const uint8_t *value,
@@ -384,24 +394,24 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
 
 	(void)flags;
 	if (!stream)
-		return 0;
+		return go_on(conn);
 	headers = &stream->headers;
 	if (stream->headers_refused || headers->count >= conn->limits.header_count_max ||
 	    headers->cost_bytes + name_len + value_len + 32 > conn->limits.header_bytes_max) {
 		headers->cost_bytes += (uint32_t)(name_len + value_len + 32);
 		refuse_headers(conn, stream);
-		return 0;
+		return go_on(conn);
 	}
 	/* Trailers of a request: nobody can ask for them, and adding would move headers that a handler on another thread reads. */
 	if (conn->is_server && stream->has_headers) {
 		headers->cost_bytes += (uint32_t)(name_len + value_len + 32);
-		return 0;
+		return go_on(conn);
 	}
 	if (mesh__headers_add(headers, &conn->lp->pool, name, name_len, value, value_len)) {
 		conn->header_since_ns = 0;
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	}
-	return 0;
+	return go_on(conn);
 }
 
 static int http_status_of(const struct mesh__stream *stream)
@@ -478,14 +488,14 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
 
 	if (frame->hd.type > NGHTTP2_HEADERS) {
 		on_control_frame(conn, frame);
-		return 0;
+		return go_on(conn);
 	}
 	conn->pings = 0;
 	if (frame->hd.type == NGHTTP2_HEADERS)
 		conn->header_since_ns = 0;
 	stream = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
 	if (!stream || stream->ended_by_peer)
-		return 0;
+		return go_on(conn);
 	stream->last_in_ns = conn->lp->now_ns;
 	if (frame->hd.type == NGHTTP2_DATA && !is_end && frame->hd.length && frame->hd.length == frame->data.padlen)
 		mesh__h2_count_abuse(conn, MESH__ABUSE_EMPTY, conn->lp->now_ns);
@@ -495,10 +505,9 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
 		stream->ended_by_peer = true;
 		stream->events->on_end(stream);
 	}
-	return 0;
+	return go_on(conn);
 }
 
-/* Sees every frame, also those of types that nobody knows. */
 /*
  * What makes resets an attack (CVE-2023-44487) is that they free their place at once, so that no limit on streams holds. A stream that
  * lived for a while had its place for so long: its caller's patience ended. One that we have answered saves us work.
@@ -508,6 +517,7 @@ static bool is_rapid_reset(const struct mesh__conn *conn, const struct mesh__str
 	return !stream || (!stream->end_sent && conn->lp->now_ns - stream->opened_ns < RAPID_NS);
 }
 
+/* Sees every frame, also those of types that nobody knows. */
 static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, void *user)
 {
 	struct mesh__conn *conn = user;
@@ -547,7 +557,7 @@ static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, 
 	default:
 		mesh__h2_count_abuse(conn, MESH__ABUSE_UNKNOWN, conn->lp->now_ns);
 	}
-	return 0;
+	return go_on(conn);
 }
 
 /* What nghttp2 answers with RST_STREAM, or with the end of the connection. */
@@ -561,7 +571,7 @@ static int on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame
 		conn->header_since_ns = 0; /* the rest of this block is skipped in silence */
 	if (frame->hd.stream_id)
 		remember_reset(conn, frame->hd.stream_id);
-	return 0;
+	return go_on(conn);
 }
 
 static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data, size_t len, void *user)
@@ -572,18 +582,18 @@ static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t id, co
 	(void)flags;
 	if (!stream) {
 		nghttp2_session_consume(session, id, len);
-		return 0;
+		return go_on(conn);
 	}
 	stream->received_bytes += len;
 	/* We have answered already: the rest is thrown away, and the stream's window stays shut. */
 	if (conn->is_server && stream->end_sent) {
 		nghttp2_session_consume_connection(session, len);
-		return 0;
+		return go_on(conn);
 	}
 	stream->unconsumed_bytes += (uint32_t)len;
 	stream->last_in_ns = conn->lp->now_ns;
 	stream->events->on_data(stream, data, len);
-	return 0;
+	return go_on(conn);
 }
 
 static int on_stream_closed(nghttp2_session *session, int32_t id, uint32_t error_code, void *user)
