@@ -57,6 +57,7 @@ struct told {
 	uint64_t updated_ns;
 	char why[WHY_MAX]; /* of absence, or of the last failure */
 	bool is_failing;
+	int32_t code; /* of the failure */
 	bool must_ask_again; /* on_loop: memory was out; the sweep asks the source once more */
 };
 
@@ -352,6 +353,7 @@ static void answer(struct mesh__source *source, struct mesh__service *service, e
 	told->count = count;
 	told->answer = kind;
 	told->is_failing = false;
+	told->code = 0;
 	told->updated_ns = mesh__clock_now_ns();
 	snprintf(told->why, sizeof(told->why), "%s", why);
 	pthread_mutex_unlock(&service->shared.lock);
@@ -371,7 +373,7 @@ void mesh__directory_absent(struct mesh__source *source, struct mesh__service *s
 	answer(source, service, ANSWER_ABSENT, NULL, 0, why);
 }
 
-void mesh__directory_failed(struct mesh__source *source, struct mesh__service *service, const char *why)
+void mesh__directory_failed(struct mesh__source *source, struct mesh__service *service, int32_t code, const char *why)
 {
 	struct told *told = told_by(service, source);
 	bool is_first;
@@ -382,6 +384,7 @@ void mesh__directory_failed(struct mesh__source *source, struct mesh__service *s
 	pthread_mutex_lock(&service->shared.lock);
 	snprintf(told->why, sizeof(told->why), "%s", why);
 	told->is_failing = true;
+	told->code = code;
 	if (is_first) /* it cannot say; waiting for it would only delay the answer of the others */
 		told->answer = ANSWER_ABSENT;
 	pthread_mutex_unlock(&service->shared.lock);
@@ -397,7 +400,7 @@ void mesh__directory_out_of_memory(struct mesh__source *source, struct mesh__ser
 
 	if (told)
 		told->must_ask_again = true;
-	mesh__directory_failed(source, service, "out of memory");
+	mesh__directory_failed(source, service, MESH_E_NOMEM, "out of memory");
 }
 
 /* --- services --- */
@@ -509,16 +512,19 @@ static void suggest(struct mesh__service *service, struct mesh__text *text)
 	pthread_mutex_unlock(&service->dir->lock);
 }
 
-void mesh__service_explain(struct mesh__service *service, char *storage, size_t capacity)
+int32_t mesh__service_explain(struct mesh__service *service, char *storage, size_t capacity)
 {
 	uint64_t now_ns = mesh__clock_now_ns();
 	struct mesh__text text;
+	int32_t code = 0;
 
 	mesh__text_init(&text, storage, capacity);
 	pthread_mutex_lock(&service->shared.lock);
 	for (uint32_t i = 0; i < service->shared.told_count; i++) {
 		const struct told *told = &service->shared.told[i];
 
+		if (told->code == MESH_E_NO_DESCRIPTORS || told->code == MESH_E_NOMEM)
+			code = told->code;
 		mesh__text_addf(&text, "%s%s: ", i ? "; " : "", told->source->ops->scheme);
 		if (told->answer == ANSWER_NONE)
 			mesh__text_add(&text, "has not answered yet");
@@ -534,6 +540,7 @@ void mesh__service_explain(struct mesh__service *service, char *storage, size_t 
 		mesh__text_add(&text, "no discovery source is configured");
 	pthread_mutex_unlock(&service->shared.lock);
 	suggest(service, &text);
+	return code;
 }
 
 void mesh__service_watch_add(struct mesh__service *service, struct mesh__service_watch *watch)

@@ -64,8 +64,11 @@ int mesh__directory_service(struct mesh__directory *dir, const char *name, struc
 const char *mesh__service_name(const struct mesh__service *service);
 enum mesh__service_state mesh__service_state(const struct mesh__service *service); /* thread any, no lock */
 
-/* Why it is in this state, as a sentence about sources ("local: no server of `users` on this machine; static: not listed"). thread any. */
-void mesh__service_explain(struct mesh__service *service, char *text, size_t capacity);
+/*
+ * Why it is in this state, as a sentence about sources ("local: no server of `users` on this machine; static: not listed"). thread
+ * any. Returns MESH_E_NO_DESCRIPTORS or MESH_E_NOMEM if a source lacks those, else 0.
+ */
+int32_t mesh__service_explain(struct mesh__service *service, char *text, size_t capacity);
 
 /* Where the service's snapshot stands; read it with discovery/set.h. thread any; lives as long as the service. */
 struct mesh__set;

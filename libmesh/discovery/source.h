@@ -43,7 +43,8 @@ extern const struct mesh__source_ops mesh__source_local, mesh__source_static, me
 /* On the control loop. */
 void mesh__directory_deliver(struct mesh__source *source, struct mesh__service *service, const struct mesh__found *found, uint32_t count);
 void mesh__directory_absent(struct mesh__source *source, struct mesh__service *service, const char *why);
-void mesh__directory_failed(struct mesh__source *source, struct mesh__service *service, const char *why);
+/* `code`: MESH_E_NO_DESCRIPTORS or MESH_E_NOMEM if that is why; what else it is says nothing of this process. */
+void mesh__directory_failed(struct mesh__source *source, struct mesh__service *service, int32_t code, const char *why);
 void mesh__directory_out_of_memory(struct mesh__source *source, struct mesh__service *service); /* failed, and to be asked again */
 
 const struct mesh__directory_options *mesh__directory_opts(const struct mesh__directory *dir);

@@ -38,6 +38,7 @@ struct followed {
 struct file {
 	struct mesh__source *source;
 	char path[PATH_BYTES_MAX], why[WHY_MAX];
+	int32_t code; /* of what went wrong; 0: the text itself */
 	struct followed *first;
 	int inotify_fd;
 	struct mesh__watch watch;
@@ -154,7 +155,7 @@ static void fail(struct file *file)
 {
 	file->is_broken = true;
 	for (struct followed *at = file->first; at; at = at->next)
-		mesh__directory_failed(file->source, at->service, file->why);
+		mesh__directory_failed(file->source, at->service, file->code, file->why);
 }
 
 static char *read_whole(struct file *file, int fd, const struct stat *info, size_t *len)
@@ -191,6 +192,7 @@ static void parse_file(struct file *file, const char *text, size_t len)
 		return;
 	}
 	file->is_broken = false;
+	file->code = 0;
 	for (struct followed *at = file->first; at; at = at->next)
 		if (!at->is_listed)
 			mesh__directory_absent(file->source, at->service, "it is not listed");
@@ -204,6 +206,7 @@ static void look(struct file *file, bool must_read)
 	size_t len;
 
 	if (fd < 0 || fstat(fd, &info)) {
+		file->code = mesh__fault_code_of_errno(errno);
 		snprintf(file->why, sizeof(file->why), "cannot open %.160s: %s", file->path, strerrordesc_np(errno));
 		mesh__descriptors_close(fd);
 		if (!file->is_broken || must_read)

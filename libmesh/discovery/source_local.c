@@ -236,14 +236,14 @@ static void look(struct followed *followed)
 	int64_t count;
 
 	if (fd < 0) {
-		mesh__directory_failed(followed->source, followed->service, err.message);
+		mesh__directory_failed(followed->source, followed->service, err.code, err.message);
 		return;
 	}
 	renew_watch(followed);
 	count = read_entries(followed, fd, &found);
 	if (count < 0) {
 		mesh__fault_errno(&err, MESH_STAGE_RESOLVE, errno, "cannot read the registry");
-		mesh__directory_failed(followed->source, followed->service, err.message);
+		mesh__directory_failed(followed->source, followed->service, err.code, err.message);
 	} else if (count) {
 		qsort(found, (size_t)count, sizeof(*found), compare_found);
 		mesh__directory_deliver(followed->source, followed->service, found, (uint32_t)count);

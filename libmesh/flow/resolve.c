@@ -9,9 +9,11 @@
 static void blame_name(struct mesh_call *call, enum mesh__service_state state)
 {
 	char why[400];
+	int32_t code = mesh__service_explain(call->target->service, why, sizeof(why));
 
-	mesh__service_explain(call->target->service, why, sizeof(why));
-	mesh__call_blame(call, state == MESH__SERVICE_EMPTY ? MESH_E_NO_ENDPOINT : MESH_E_NO_NAME, MESH_STAGE_RESOLVE, "%s: no endpoint: %s%s%s",
+	if (!code)
+		code = state == MESH__SERVICE_EMPTY ? MESH_E_NO_ENDPOINT : MESH_E_NO_NAME;
+	mesh__call_blame(call, code, MESH_STAGE_RESOLVE, "%s: no endpoint: %s%s%s",
 			 call->target->name, why, call->history ? "; before that: " : "", call->history ? call->history : "");
 }
 
