@@ -192,7 +192,6 @@ static void parse_file(struct file *file, const char *text, size_t len)
 		return;
 	}
 	file->is_broken = false;
-	file->code = 0;
 	for (struct followed *at = file->first; at; at = at->next)
 		if (!at->is_listed)
 			mesh__directory_absent(file->source, at->service, "it is not listed");
@@ -214,6 +213,7 @@ static void look(struct file *file, bool must_read)
 		file->seen_inode = 0;
 		return;
 	}
+	file->code = 0;
 	if (must_read || info.st_ino != file->seen_inode || info.st_size != file->seen_bytes || info.st_mtim.tv_sec != file->seen_time.tv_sec ||
 	    info.st_mtim.tv_nsec != file->seen_time.tv_nsec) {
 		file->seen_inode = info.st_ino;

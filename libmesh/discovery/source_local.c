@@ -372,17 +372,20 @@ static void close_entry(struct announced *announced)
  */
 static int make_entry(const struct local *local, struct announced *announced, struct mesh_error *err)
 {
+	struct mesh_error why = MESH_ERROR_INIT; /* of the last try: what was overcome is no error */
 	int rc = MESH_E_NOT_FOUND;
 
 	for (int i = 0; rc == MESH_E_NOT_FOUND && i < ANNOUNCE_TRIES; i++) {
-		announced->dir_fd = open_service_dir(local, announced->service, err);
-		rc = announced->dir_fd < 0 ? announced->dir_fd : write_entry(announced, err);
+		announced->dir_fd = open_service_dir(local, announced->service, &why);
+		rc = announced->dir_fd < 0 ? announced->dir_fd : write_entry(announced, &why);
 		if (rc)
 			close_entry(announced);
 	}
 	if (rc == MESH_E_NOT_FOUND)
 		return mesh__fault(err, MESH_E_SYSTEM, MESH_STAGE_ACCEPT, "cannot announce %s in the registry: somebody keeps removing its directory in %s",
 				   announced->service, local->dir);
+	if (rc && err)
+		mesh__fault_copy(err, &why);
 	return rc;
 }
 

@@ -143,6 +143,7 @@ static inline void start_server(mesh_server *server)
 
 	if (mesh_server_start(server, &err))
 		fail_msg("mesh_server_start: %s", err.message);
+	assert_int_equal(err.code, 0);
 }
 
 static inline struct mesh_call_options grpc_call(const char *path, const void *body, uint64_t len)
