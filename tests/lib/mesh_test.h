@@ -39,6 +39,18 @@
 #endif
 #endif
 
+/*
+ * The address sanitizer's allocator keeps its locks over a fork as they are: a child of a process whose other threads allocate at
+ * that moment waits for ever. (libc's own does not.)
+ */
+#if defined(__SANITIZE_ADDRESS__)
+#define TEST_UNDER_ADDRESS_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define TEST_UNDER_ADDRESS_SANITIZER 1
+#endif
+#endif
+
 static char test_dir[64];
 
 static inline int make_test_dir(void **state)
