@@ -22,7 +22,8 @@ struct command {
 	bool is_hidden;
 };
 
-extern const struct command command_serve, command_call, command_load, command_stat, command_config, command_complete, command_help;
+extern const struct command command_serve, command_call, command_load, command_stat, command_id, command_check, command_config, command_ca,
+	command_complete, command_help;
 
 /* The rows of `mesh help`, in its order; NULL ends them. */
 extern const struct command *const commands[];

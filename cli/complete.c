@@ -54,6 +54,16 @@ static void complete_services(const char *beginning)
 	counters_free(counters);
 }
 
+static const char *const ca_actions[] = { "init", "issue", "show", NULL };
+
+static void complete_words(const char *const *words, const char *beginning, bool is_first)
+{
+	for (; is_first && *words; words++) {
+		if (begins(*words, beginning))
+			printf("%s\n", *words);
+	}
+}
+
 static bool wants_value(const struct command *cmd, const char *word)
 {
 	for (const struct arg *arg = cmd->args; arg->name; arg++) {
@@ -79,7 +89,9 @@ static int run(const struct command *cmd, int argc, char **argv)
 			complete_options(asked, last);
 		else if (asked == &command_help)
 			complete_commands(last);
-		else if (asked != &command_config)
+		else if (asked == &command_ca)
+			complete_words(ca_actions, last, argc - first == 2);
+		else if (asked != &command_config && asked != &command_check)
 			complete_services(last);
 	}
 	return EXIT_DONE;

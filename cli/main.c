@@ -10,8 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
-const struct command *const commands[] = { &command_serve,  &command_call,     &command_load, &command_stat,
-					   &command_config, &command_complete, &command_help, NULL };
+const struct command *const commands[] = { &command_serve, &command_call,   &command_load, &command_stat,     &command_id,
+					   &command_check, &command_config, &command_ca,   &command_complete, &command_help, NULL };
 
 const struct command *command_find(const char *name)
 {

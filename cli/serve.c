@@ -10,7 +10,9 @@
 #include "output.h"
 #include "session.h"
 
+#include "mesh/identity.h"
 #include "mesh/server.h"
+#include "mesh/stats.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -298,7 +300,30 @@ static void on_grpc(mesh_request *request, void *user)
 
 /* ---- life ---- */
 
-static void print_start(const struct backend *backend, const struct serve_args *given)
+static void print_identity(const struct mesh_identity *identity, void *user)
+{
+	char id[2049];
+
+	(void)user;
+	if (!identity->is_default)
+		return;
+	mesh_stats_escape(id, sizeof(id), identity->id);
+	printf("Calls are encrypted; this process shows itself as %s.\n", id);
+}
+
+static void print_encryption(mesh *m)
+{
+	struct mesh_identity_status status = MESH_IDENTITY_STATUS_INIT;
+
+	if (mesh_identity_status(m, &status) || !status.is_tls)
+		printf("Calls are plain text: anyone on the way can read and change them. MESH_TLS=on, in every process, encrypts them.\n");
+	else if (!status.generation)
+		printf("Calls are encrypted, and none succeeds before there is an identity: mesh id shows why there is none.\n");
+	else
+		mesh_identity_list(m, print_identity, NULL);
+}
+
+static void print_start(mesh *m, const struct backend *backend, const struct serve_args *given)
 {
 	char text[HUMAN_BYTES];
 
@@ -308,7 +333,7 @@ static void print_start(const struct backend *backend, const struct serve_args *
 		printf("Every answer waits %s.\n", human_duration(text, given->delay_ns));
 	if (given->fail_percent > 0)
 		printf("%g%% of the calls are answered with an error.\n", given->fail_percent);
-	printf("Calls are plain text: this version has no identity and no encryption yet.\n");
+	print_encryption(m);
 	const char *what = given->is_grpc ? " --grpc any.Service/Method" : "/hello";
 	printf("Try: mesh call %s%s     mesh load %s%s     mesh stat        Ctrl-C drains and ends.\n", backend->service, what, backend->service, what);
 	fflush(stdout);
@@ -392,7 +417,7 @@ static int serve(const struct serve_args *given, const char *name)
 		goto out;
 	}
 	if (!given->is_quiet)
-		print_start(&backend, given);
+		print_start(m, &backend, given);
 	wait_for_end(&backend, given);
 	if (!given->is_quiet)
 		printf("Draining: no new calls; waiting for those in flight. Once more ends it at once.\n");

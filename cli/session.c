@@ -3,6 +3,8 @@
 #include "command.h"
 #include "output.h"
 
+#include "mesh/options.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -144,4 +146,26 @@ uint64_t now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+int session_stats_dir(const char *given, char *dir, size_t capacity)
+{
+	static const struct mesh_setting quiet[] = { { "stats", "off" } };
+	const char *names[] = { "MESH_STATS_DIR", "MESH_RUNTIME_DIR" };
+	mesh *m = NULL;
+
+	dir[0] = '\0';
+	if (given)
+		snprintf(dir, capacity, "%s", given);
+	for (size_t i = 0; i < 2 && !*dir; i++)
+		snprintf(dir, capacity, "%s", getenv(names[i]) ? getenv(names[i]) : "");
+	if (*dir || !getenv("MESH_CONFIG"))
+		return EXIT_DONE;
+	int status = session_open("mesh", quiet, 1, &m);
+	if (status != EXIT_DONE)
+		return status;
+	if (mesh_options_get(m, "stats.dir", NULL, dir, capacity) <= 0)
+		mesh_options_get(m, "runtime.dir", NULL, dir, capacity);
+	mesh_close(m);
+	return EXIT_DONE;
 }

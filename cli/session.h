@@ -5,6 +5,7 @@
 #include "mesh/mesh.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* Opens a mesh named `service` (NULL: MESH_SERVICE, else "mesh"). On failure the reason is printed and an exit status returned. */
@@ -15,6 +16,9 @@ void session_complain(const struct mesh_error *err);
 
 /* The exit status for a failure of the library. */
 int session_status(const struct mesh_error *err);
+
+/* Where the counters are: `given`, else as the options have it, whichever way they are given; "" if the library's own choice is right. */
+int session_stats_dir(const char *given, char *dir, size_t capacity);
 
 /* "users/7?x=1" is the service "users" and the path "/7?x=1"; without a path it is "/". */
 struct target {

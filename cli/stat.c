@@ -7,8 +7,6 @@
 #include "output.h"
 #include "session.h"
 
-#include "mesh/options.h"
-
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -310,29 +308,6 @@ static int print_once(const struct stat_args *given, const struct counters *now,
 	return EXIT_UNREACHABLE;
 }
 
-/* The directory as the options have it, whichever way they are given; "" if the library's own choice is right. */
-static int find_dir(const struct stat_args *given, char *dir, size_t capacity)
-{
-	static const struct mesh_setting quiet[] = { { "stats", "off" } };
-	const char *names[] = { "MESH_STATS_DIR", "MESH_RUNTIME_DIR" };
-	mesh *m = NULL;
-
-	dir[0] = '\0';
-	if (given->dir)
-		snprintf(dir, capacity, "%s", given->dir);
-	for (size_t i = 0; i < 2 && !*dir; i++)
-		snprintf(dir, capacity, "%s", getenv(names[i]) ? getenv(names[i]) : "");
-	if (*dir || !getenv("MESH_CONFIG"))
-		return EXIT_DONE;
-	int status = session_open("mesh", quiet, 1, &m);
-	if (status != EXIT_DONE)
-		return status;
-	if (mesh_options_get(m, "stats.dir", NULL, dir, capacity) <= 0)
-		mesh_options_get(m, "runtime.dir", NULL, dir, capacity);
-	mesh_close(m);
-	return EXIT_DONE;
-}
-
 static bool is_stopped(uint64_t wait_ns)
 {
 	int signal_number = signals_wait(wait_ns);
@@ -346,7 +321,7 @@ static int run_parsed(const struct stat_args *given, char **names)
 	struct counters *now = NULL, *earlier = NULL;
 	struct mesh_error err = MESH_ERROR_INIT;
 	char dir[1024];
-	int status = find_dir(given, dir, sizeof(dir));
+	int status = session_stats_dir(given->dir, dir, sizeof(dir));
 
 	if (status != EXIT_DONE)
 		return status;

@@ -7,6 +7,7 @@
  * `make generated` renews the committed copies; a test fails while they differ from the tables.
  */
 #include "mesh/endpoint.h"
+#include "mesh/identity.h"
 #include "mesh/options.h"
 #include "mesh/server.h"
 #include "mesh/stats.h"
@@ -90,6 +91,7 @@ static const struct struct_row structs[] = {
 	ROW(mesh_error), ROW(mesh_options), ROW(mesh_setting), ROW(mesh_header), ROW(mesh_call_options), ROW(mesh_call_info),
 	ROW(mesh_message), ROW(mesh_event), ROW(mesh_server_options), ROW(mesh_reply), ROW(mesh_pick), ROW(mesh_endpoint_info),
 	ROW(mesh_option_info), ROW(mesh_stats_process), ROW(mesh_stats_series), ROW(mesh_stats_entry),
+	ROW(mesh_ca_issue_options), ROW(mesh_ca_info),
 };
 #undef ROW
 

@@ -85,6 +85,9 @@ MESH_API const char *mesh_service(const mesh *m);
 /* "0.1.0"; and the number 0x000100 of the library that is loaded, to compare with MESH_VERSION. thread any. since 0.1 */
 MESH_API const char *mesh_version(void);
 MESH_API uint32_t mesh_version_number(void);
+
+/* Of the mbedTLS that is loaded: 0x03060600 is 3.6.6. thread any. since 0.1 */
+MESH_API uint32_t mesh_tls_version_number(void);
 #define MESH_VERSION 0x000100u
 
 #ifdef __cplusplus

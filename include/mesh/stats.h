@@ -52,6 +52,46 @@ struct mesh_stats_process {
 	uint64_t beat_age_ns[16]; /* time since each loop last turned; UINT64_MAX: it never did */
 };
 
+enum mesh_stats_identity_state {
+	MESH_STATS_IDENTITY_UNKNOWN = 0,
+	MESH_STATS_IDENTITY_OK = 1,
+	MESH_STATS_IDENTITY_NONE = 2,    /* it is wanted, and the source has given none yet, or took it back: nobody is talked to */
+	MESH_STATS_IDENTITY_EXPIRED = 3, /* by the reader's clock, also if the process hangs: no new connection can be made */
+	MESH_STATS_IDENTITY_OVERDUE = 4, /* still valid, and should have been renewed before now */
+	MESH_STATS_IDENTITY_OFF = 5      /* plain text: nothing is encrypted, and nobody shows who he is */
+};
+
+/* Who a process is. Times are Unix time in seconds, 0: never. Strings are valid until the view is read again or closed, "" if not known. */
+struct mesh_stats_identity {
+	uint32_t size;
+	int32_t state;            /* enum mesh_stats_identity_state */
+	const char *spiffe_id;    /* "spiffe://mesh.local/ns/default/sa/users" */
+	const char *trust_domain; /* "mesh.local" */
+	const char *source;       /* "local:", "file:/etc/tls" */
+	const char *serial;       /* of the certificate, hexadecimal */
+	const char *issuer;       /* its distinguished name */
+	const char *last_failure; /* the last failed renewal, as a sentence */
+	int64_t not_before_s;
+	int64_t not_after_s;
+	int64_t last_renewal_s;
+	int64_t next_renewal_s;
+	int64_t overdue_since_s;
+	int64_t last_failure_s;
+	uint64_t generation;      /* of the credentials, from 1 */
+	uint64_t renewals;
+	uint64_t failures;
+	uint32_t bundle_count;    /* that mesh_stats_identity_bundle() gives */
+	uint32_t bundle_total;    /* that the process has; the page has room for 32 at most */
+};
+
+/* Whom a process trusts: the certificate authorities of one trust domain. The string as above. */
+struct mesh_stats_bundle {
+	uint32_t size;
+	uint32_t certificate_count;
+	const char *trust_domain;
+	int64_t earliest_not_after_s; /* when the first of them expires; 0: there is none */
+};
+
 /* One series. Strings are valid until the view is read again or closed. */
 struct mesh_stats_series {
 	uint32_t size;
@@ -121,6 +161,20 @@ MESH_API void mesh_stats_close(mesh_stats_view *view);
 
 /* Who wrote it, and does it live? thread the view's. errors MESH_E_INVALID: `out->size` is not set. since 0.1 */
 MESH_API int mesh_stats_process(const mesh_stats_view *view, struct mesh_stats_process *out);
+
+/*
+ * Who the process is, as it last said.
+ *
+ * thread   the view's
+ * errors   MESH_E_NOT_FOUND   the process has not said who it is, or its library is older
+ *          MESH_E_CORRUPT     the page contradicts itself, or its writer was killed while it wrote; the counters may be fine
+ *          MESH_E_INVALID     `out->size` is not set
+ * since    0.1
+ */
+MESH_API int mesh_stats_identity(const mesh_stats_view *view, struct mesh_stats_identity *out);
+
+/* Whom it trusts, numbered from 0. thread the view's. errors MESH_E_NOT_FOUND, MESH_E_CORRUPT, MESH_E_INVALID. since 0.1 */
+MESH_API int mesh_stats_identity_bundle(const mesh_stats_view *view, uint32_t number, struct mesh_stats_bundle *out);
 
 /* Series are numbered from 0, in the order of their making. thread the view's. since 0.1 */
 MESH_API uint64_t mesh_stats_count(const mesh_stats_view *view);

@@ -5,6 +5,9 @@
 #include "base/descriptors.h"
 #include "config/config.h"
 #include "flow/call.h"
+#include "identity/identity.h"
+#include "identity/policy_path.h"
+#include "serve/authenticate.h"
 #include "serve/serve.h"
 
 enum { MESH__LOOPS_MAX = 64 };
@@ -20,12 +23,16 @@ struct mesh {
 	struct mesh__stats *stats;
 	struct mesh__directory *directory;
 	struct mesh__flow *flow;
+	struct mesh__identity *identity;
+	struct mesh__policy_live *policy;             /* who may call; NULL: connections are plain text */
+	struct mesh__workers *accepting, *connecting;    /* NULL: likewise */
 	struct mesh__loop *lps[MESH__LOOPS_MAX];
 	uint32_t loop_count;
 	pthread_mutex_t life; /* recursive; held while it closes, and by who needs it to stay open: mesh__handle_enter() */
 	struct {
 		pthread_mutex_t lock;
 		struct mesh__list servers, queues;
+		struct mesh__server_secure *secure; /* one per service that had a server here */
 	} shared;
 };
 

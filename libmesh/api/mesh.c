@@ -1,7 +1,7 @@
 /*
  * Opening and closing: the parts in the order of their dependence, and back.
  *
- *   config -> stats -> loops -> flow -> directory -> (threads start)
+ *   config -> stats -> loops -> identity -> flow -> directory -> (threads start)
  */
 #include "api/handle.h"
 
@@ -10,6 +10,8 @@
 #include "base/fault.h"
 #include "base/memory.h"
 #include "discovery/set.h"
+#include "identity/identity_check.h"
+#include "wire/grpc_stream.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +21,8 @@
 
 #define POLL_NS (2 * MESH__NS_PER_MS)
 
+enum { CONNECTS_MAX = 65536 /* each waits for one of our own channels, which are bounded */ };
+
 const char *mesh_version(void)
 {
 	return "0.1.0";
@@ -27,6 +31,11 @@ const char *mesh_version(void)
 uint32_t mesh_version_number(void)
 {
 	return MESH_VERSION;
+}
+
+uint32_t mesh_tls_version_number(void)
+{
+	return mesh__identity_tls_version();
 }
 
 const char *mesh_service(const mesh *m)
@@ -158,9 +167,44 @@ static int open_loops(mesh *m, void *base, struct mesh_error *err)
 	return 0;
 }
 
+/* Servers and clients have helpers of their own, so that a storm of newcomers does not keep us from calling others. */
+static int open_workers(mesh *m, struct mesh_error *err)
+{
+	uint32_t threads = (uint32_t)mesh__config_count(m->config, MESH__OPTION_HANDSHAKE_THREADS, NULL);
+	uint32_t accepts_max = (uint32_t)mesh__config_count(m->config, MESH__OPTION_HANDSHAKES_MAX, NULL);
+
+	if (mesh__workers_new(threads, accepts_max, "mesh-accept", &m->accepting) ||
+	    mesh__workers_new(threads, CONNECTS_MAX, "mesh-connect", &m->connecting))
+		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for the helpers of handshakes");
+	return 0;
+}
+
+static int open_policy(mesh *m, struct mesh_error *err)
+{
+	struct mesh__policy_live_options opts = {
+		.path = mesh__config_text(m->config, MESH__OPTION_POLICY, NULL), .allow = mesh__config_text(m->config, MESH__OPTION_ALLOW, NULL),
+		.stats = m->stats, .log = &m->log, .control = m->lps[0],
+	};
+
+	return mesh__policy_live_open(&opts, &m->policy, err);
+}
+
+static int open_identity(mesh *m, struct mesh_error *err)
+{
+	struct mesh__identity_options opts = {
+		.config = m->config, .stats = m->stats, .log = &m->log, .control = m->lps[0], .service = m->service, .streams = &mesh__grpc_streams,
+	};
+	int rc = mesh__identity_open(&opts, &m->identity, err);
+
+	if (rc || !mesh__identity_is_tls(m->identity))
+		return rc;
+	rc = open_policy(m, err);
+	return rc ? rc : open_workers(m, err);
+}
+
 static int open_paths(mesh *m, struct mesh_error *err)
 {
-	struct mesh__flow_options flow_opts = { m->config, m->stats, &m->log, m->lps, m->loop_count, &m->live_calls };
+	struct mesh__flow_options flow_opts = { m->config, m->stats, &m->log, m->lps, m->loop_count, &m->live_calls, m->identity, m->connecting };
 	struct mesh__directory_options directory_opts;
 	int rc = mesh__flow_new(&flow_opts, &m->flow);
 
@@ -170,6 +214,9 @@ static int open_paths(mesh *m, struct mesh_error *err)
 	rc = mesh__directory_open(&directory_opts, &m->directory, err);
 	if (rc)
 		return rc;
+	mesh__identity_start(m->identity);
+	if (m->policy)
+		mesh__policy_live_start(m->policy);
 	mesh__flow_start(m->flow, m->directory);
 	return 0;
 }
@@ -210,7 +257,7 @@ static int check_text(enum mesh__option option, const char *text, struct mesh_er
 {
 	if (option == MESH__OPTION_SERVICE && *text)
 		return check_service_name(text, err);
-	return option == MESH__OPTION_DISCOVERY ? mesh__directory_check(text, err) : 0;
+	return option == MESH__OPTION_DISCOVERY ? mesh__directory_check(text, err) : mesh__identity_check(option, text, err);
 }
 
 static void close_all(mesh *m);
@@ -238,6 +285,8 @@ static int open_all(mesh *m, const struct mesh_options *opts, struct mesh_error 
 	rc = open_stats(m, err);
 	if (!rc)
 		rc = open_loops(m, opts->event_base, err);
+	if (!rc)
+		rc = open_identity(m, err);
 	if (!rc)
 		rc = open_paths(m, err);
 	return rc ? rc : start_threads(m, err);
@@ -380,6 +429,10 @@ static void stop_loop(struct mesh__task *task, struct mesh__loop *lp)
 		mesh__flow_stop_loop(m->flow, index);
 	if (m->directory && index == 0)
 		mesh__directory_stop(m->directory);
+	if (m->identity && index == 0)
+		mesh__identity_stop(m->identity);
+	if (m->policy && index == 0)
+		mesh__policy_live_stop(m->policy);
 }
 
 /* Whoever counted a call before it could see that we close is still on its way in or out: what it reads must stay. */
@@ -393,6 +446,9 @@ static void wait_for_starters(const mesh *m)
 
 static void close_all(mesh *m)
 {
+	/* First who hands finished handshakes to the loops. */
+	mesh__workers_stop(m->accepting);
+	mesh__workers_stop(m->connecting);
 	/* The control loop last: the others' endpoints end on it. */
 	for (uint32_t i = m->loop_count; i-- > 0;) {
 		struct stop stop = { .task.run = stop_loop, .m = m };
@@ -407,6 +463,11 @@ static void close_all(mesh *m)
 	pthread_mutex_unlock(&m->shared.lock);
 	mesh__directory_free(m->directory);
 	mesh__flow_free(m->flow);
+	mesh__server_secure_free_all(&m->shared.secure);
+	mesh__workers_free(m->accepting);
+	mesh__workers_free(m->connecting);
+	mesh__policy_live_free(m->policy);
+	mesh__identity_free(m->identity);
 	for (uint32_t i = 0; i < m->loop_count; i++)
 		mesh__loop_free(m->lps[i]);
 	mesh__stats_close(m->stats);

@@ -14,6 +14,25 @@ static int enter(const mesh_server *server, struct mesh_error *err)
 	return mesh__handle_enter(server->mesh, err);
 }
 
+/* What a server does to newcomers; NULL with *rc 0: plain text. */
+static const struct mesh__secure_options *secure_options(mesh *m, const char *service, int *rc)
+{
+	struct mesh__secure_options like = {
+		.identity = m->identity, .workers = m->accepting, .user = m->policy, .stats = m->stats,
+		.timeout_ns = mesh__config_ns(m->config, MESH__OPTION_HANDSHAKE_TIMEOUT, NULL),
+	};
+	struct mesh__server_secure *secure;
+
+	*rc = 0;
+	if (!mesh__identity_is_tls(m->identity))
+		return NULL;
+	pthread_mutex_lock(&m->shared.lock);
+	secure = mesh__server_secure_of(&m->shared.secure, service, &like);
+	pthread_mutex_unlock(&m->shared.lock);
+	*rc = secure ? 0 : MESH_E_NOMEM;
+	return secure ? &secure->opts : NULL;
+}
+
 static int new_server(mesh *m, const struct mesh_server_options *opts, mesh_server **out, struct mesh_error *err)
 {
 	struct mesh__server_options inner;
@@ -21,13 +40,16 @@ static int new_server(mesh *m, const struct mesh_server_options *opts, mesh_serv
 	int rc;
 
 	inner = (struct mesh__server_options){ m->config, m->stats, m->directory, &m->log, m->lps, m->loop_count,
-					       opts->service ? opts->service : m->service, { 0 } };
+					       opts->service ? opts->service : m->service, { 0 }, m->identity, NULL, m->policy };
 	listen = opts->listen ? opts->listen : mesh__config_text(m->config, MESH__OPTION_LISTEN, NULL);
 	if (mesh__address_parse(&inner.listen, listen, strlen(listen), &why))
 		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "cannot listen on \"%.64s\": %s", listen, why);
 	if (!*inner.service || strlen(inner.service) > 253 || inner.service[0] == '.' ||
 	    strspn(inner.service, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") != strlen(inner.service))
 		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "\"%.64s\" is no service name", inner.service);
+	inner.secure = secure_options(m, inner.service, &rc);
+	if (rc)
+		return mesh__fault(err, rc, MESH_STAGE_NONE, "out of memory for a server");
 	rc = mesh__server_new(&inner, out, err);
 	if (rc)
 		return rc;

@@ -244,6 +244,8 @@ static int open_stream(struct mesh_call *call, struct mesh__conn *conn)
 	if (rc)
 		return rc;
 	call->attempt.conn = conn;
+	mesh__peer_unref(call->peer);
+	call->peer = mesh__peer_ref(mesh__channel_peer(conn));
 	call->attempt.opened_ns = now_ns;
 	call->info.connect_ns += now_ns - call->attempt.picked_ns;
 	call->stream_is_open = true;

@@ -179,6 +179,7 @@ static void free_call(struct mesh__task *task, struct mesh__loop *lp)
 	mesh__pool_free(&lp->pool, call->answer);
 	mesh__memory_free(call->error);
 	mesh__memory_free(call->history);
+	mesh__peer_unref(call->peer);
 	if (call->pipe) {
 		mesh__pipe_fini(call->pipe);
 		mesh__memory_free(call->pipe);

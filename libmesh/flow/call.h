@@ -82,6 +82,7 @@ struct mesh_call {
 	char *history;            /* what each failed attempt said; NULL: none */
 	uint64_t history_len;
 	struct mesh_call_info info;
+	struct mesh__peer *peer; /* whom the last attempt's stream went to; NULL: none, or plain text */
 };
 
 /* The steps: one file each. */

@@ -45,6 +45,22 @@ static void start_watching(struct mesh__task *task, struct mesh__loop *lp)
 	on_service_changed(&target->watch, target->service);
 }
 
+/* Who must answer, and how that is found out. Later endpoints may bring an ID of their own from discovery. */
+static void set_secure(struct mesh__target *target, const struct mesh__labels *service)
+{
+	struct mesh__flow *flow = target->flow;
+	struct mesh__labels labels = { .service = service->service, .side = "client" };
+
+	if (!mesh__identity_is_tls(flow->identity))
+		return;
+	target->secure = (struct mesh__secure_options){
+		.identity = flow->identity, .workers = flow->workers, .expected_service = target->name, .counted_as = target->name,
+		.timeout_ns = mesh__config_ns(flow->config, MESH__OPTION_HANDSHAKE_TIMEOUT, NULL), .stats = flow->stats,
+		.handshakes = mesh__stats_counter(flow->stats, MESH__METRIC_HANDSHAKES_TOTAL, &labels),
+		.latency = mesh__stats_histogram(flow->stats, MESH__METRIC_HANDSHAKE_LATENCY_NS, &labels),
+	};
+}
+
 static struct mesh__target *new_target(struct mesh__flow *flow, const char *name, struct mesh__service *service)
 {
 	struct mesh__labels labels = { .service = name };
@@ -65,6 +81,7 @@ static struct mesh__target *new_target(struct mesh__flow *flow, const char *name
 	target->in_flight = mesh__stats_counter(flow->stats, MESH__METRIC_CALLS_IN_FLIGHT, &labels);
 	target->picks = mesh__stats_counter(flow->stats, MESH__METRIC_PICKS_TOTAL, &labels);
 	target->latency = mesh__stats_histogram(flow->stats, MESH__METRIC_CALL_LATENCY_NS, &labels);
+	set_secure(target, &labels);
 	for (uint32_t i = 0; i < flow->loop_count; i++) {
 		target->loops[i].target = target;
 		target->loops[i].wake.run = wake_loop;
@@ -171,7 +188,7 @@ static void open_channel(struct mesh__target *target, struct mesh__reach *reach,
 		.lp = lp, .address = reach->ep->address, .limits = target->flow->conn_limits,
 		.conns_max = atomic_load_explicit(&target->cfg->connections, memory_order_relaxed), .conns = reach->conns, .opened = reach->opened,
 		.connect_failures = reach->connect_failures, .sent_bytes = reach->sent_bytes, .received_bytes = reach->received_bytes,
-		.on_closed = on_conn_closed, .on_reachable = on_reachable, .owner = rl,
+		.secure = target->secure.identity ? &target->secure : NULL, .on_closed = on_conn_closed, .on_reachable = on_reachable, .owner = rl,
 	};
 
 	opts.limits.connect_timeout_ns = atomic_load_explicit(&target->cfg->connect_timeout_ns, memory_order_relaxed);
@@ -275,6 +292,8 @@ int mesh__flow_new(const struct mesh__flow_options *opts, struct mesh__flow **ou
 	flow->config = opts->config;
 	flow->stats = opts->stats;
 	flow->log = opts->log;
+	flow->identity = opts->identity;
+	flow->workers = opts->workers;
 	flow->lps = opts->lps;
 	flow->loop_count = opts->loop_count;
 	flow->live_calls = opts->live_calls;

@@ -12,8 +12,10 @@
 #include "base/map.h"
 #include "config/config.h"
 #include "discovery/directory.h"
+#include "identity/identity.h"
 #include "stats/outcome.h"
 #include "wire/channel.h"
+#include "wire/secure.h"
 
 struct mesh_call;
 struct mesh__target;
@@ -40,6 +42,7 @@ struct mesh__target {
 	mesh__cell *calls, *in_flight, *picks;
 	struct mesh__histogram *latency;
 	struct mesh__outcome_cells ended, refused, retries, reports;
+	struct mesh__secure_options secure; /* identity NULL: plain text */
 	struct mesh__target *next;
 	struct mesh__target_loop loops[]; /* by loop index */
 };
@@ -76,6 +79,8 @@ struct mesh__flow {
 	struct mesh__stats *stats;
 	struct mesh__directory *directory;
 	const struct mesh__log *log;
+	struct mesh__identity *identity;
+	struct mesh__workers *workers;
 	struct mesh__loop *const *lps;
 	uint32_t loop_count;
 	struct mesh__conn_limits conn_limits;
@@ -98,6 +103,8 @@ struct mesh__flow_options {
 	struct mesh__loop *const *lps;
 	uint32_t loop_count;
 	_Atomic int64_t *live_calls;
+	struct mesh__identity *identity;
+	struct mesh__workers *workers; /* for handshakes; NULL: connections are plain text */
 };
 
 int mesh__flow_new(const struct mesh__flow_options *opts, struct mesh__flow **out);

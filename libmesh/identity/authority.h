@@ -9,6 +9,7 @@
 #ifndef MESH_IDENTITY_AUTHORITY_H
 #define MESH_IDENTITY_AUTHORITY_H
 
+#include "config/config.h"
 #include "identity/credentials.h"
 #include "mesh/error.h"
 
@@ -17,6 +18,9 @@ struct mesh__authority;
 /* Opens; makes it if there is none and `create`. `domain` NULL: whichever it has; another than it has: MESH_E_STATE with a sentence. */
 int mesh__authority_open(const char *dir, const char *domain, bool create, struct mesh__authority **out, struct mesh_error *err);
 void mesh__authority_free(struct mesh__authority *authority);
+/* Where local: keeps it: "ca" in the state directory (option state.dir, else $XDG_STATE_HOME/mesh, else ~/.local/state/mesh). MESH_E_OPTION: no home. */
+int mesh__authority_default_dir(const struct mesh__config *cfg, char *path, size_t capacity, struct mesh_error *err);
+bool mesh__authority_was_made(const struct mesh__authority *authority); /* by this very open */
 const char *mesh__authority_domain(const struct mesh__authority *authority);
 const void *mesh__authority_bundle_pem(const struct mesh__authority *authority, size_t *len); /* ends with a NUL that len counts not */
 
@@ -31,5 +35,13 @@ struct mesh__issued {
 int mesh__authority_issue(struct mesh__authority *authority, const struct mesh__spiffe_id *id, const char *const *dns, uint32_t dns_count,
 			  int64_t lifetime_s, struct mesh__issued *out, struct mesh_error *err);
 void mesh__authority_free_issued(struct mesh__issued *issued); /* zeroes the key */
+
+/* The same as files, each complete before it is seen: tls.key (0600), tls.crt, ca.crt. Makes the directory (0700) if there is none. */
+int mesh__authority_issue_files(struct mesh__authority *authority, const struct mesh__spiffe_id *id, const char *const *dns, uint32_t dns_count,
+				int64_t lifetime_s, const char *out_dir, struct mesh_error *err);
+
+/* What certificates may carry as a DNS name: labels of letters, digits and hyphens, the first may be "*"; no IP address. */
+bool mesh__authority_is_dns_name(const char *name);
+void mesh__authority_facts(const struct mesh__authority *authority, struct mesh__certificate_facts *facts, uint32_t *certificate_count);
 
 #endif

@@ -31,6 +31,22 @@ enum mesh__refusal {
 };
 const char *mesh__refusal_name(enum mesh__refusal refusal); /* "expired"; "" for NONE */
 
+/* Fills `why`: foreign names in it are escaped, whatever they hold. NULL or no capacity: nothing. */
+void mesh__certificate_say(char *why, size_t capacity, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/*
+ * Adds one certificate to the list, copying it: NONE, MALFORMED, CRITICAL_EXTENSION (one that nobody here understands), or OTHER: out of memory.
+ */
+enum mesh__refusal mesh__certificate_parse(mbedtls_x509_crt *list, const uint8_t *der, size_t len, char *why, size_t capacity);
+
+/*
+ * Adds all of a file or message to the list: concatenated DER, or PEM (which needs no NUL; text around the blocks is fine, blocks of
+ * another kind are not). Nothing at all is no error: *count is 0. The first that is wrong ends it: MESH_E_CORRUPT or MESH_E_NOMEM;
+ * the list then holds those before it.
+ */
+int mesh__certificate_parse_all(mbedtls_x509_crt *list, bool der, const void *data, size_t len, uint32_t max, uint32_t *count, char *why,
+				size_t capacity);
+
 struct mesh__certificate_facts {
 	struct mesh__spiffe_id id;
 	int64_t not_before_s, not_after_s; /* Unix time */

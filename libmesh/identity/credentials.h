@@ -38,7 +38,7 @@ void mesh__credentials_unref(struct mesh__credentials *credentials); /* NULL is 
  */
 int mesh__credentials_add_svid(struct mesh__credentials *credentials, bool der, const void *chain, size_t chain_len, const void *key,
 			       size_t key_len, const char *hint, char *why, size_t capacity);
-int mesh__credentials_add_bundle(struct mesh__credentials *credentials, struct mesh__bundle *bundle); /* takes it over; MESH_E_NOMEM: full; MESH_E_CORRUPT: twice */
+int mesh__credentials_add_bundle(struct mesh__credentials *credentials, struct mesh__bundle *bundle); /* takes it over, unless it fails. MESH_E_NOMEM: full; MESH_E_CORRUPT: twice */
 
 /* The SVID whose ID is `id` (NULL: the default), else the one with `hint` (NULL or "": none asked for), else the default; NULL: none at all. */
 const struct mesh__svid *mesh__credentials_svid(const struct mesh__credentials *credentials, const char *id, const char *hint);

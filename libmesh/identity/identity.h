@@ -97,4 +97,10 @@ struct mesh__identity_status {
 };
 void mesh__identity_status(struct mesh__identity *identity, struct mesh__identity_status *out);
 
+uint32_t mesh__identity_tls_version(void); /* of the mbedTLS that is loaded: 0x03060600 */
+
+/* Puts all that into shared memory. thread: the opener's before the loops run, then the control loop's: what is newer must not be overwritten. */
+void mesh__identity_show(struct mesh__identity *identity, struct mesh__stats *stats);
+struct mesh__credentials *mesh__identity_peek(struct mesh__identity *identity); /* as take, for showing: also what has expired */
+
 #endif

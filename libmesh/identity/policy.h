@@ -9,7 +9,9 @@
  *
  * (without the blanks before the stars). The first rule that matches decides. `default`: "trust-domain" (peers of our own trust
  * domain may), "deny" or "allow"; not written, it is "deny" if there is an allow rule, else "trust-domain". A dry-run rule decides
- * nothing and is counted. An ID pattern is an exact ID, or ends in a whole segment "*", or is "*" alone.
+ * nothing and is counted; nor does it change the default that is not written (what it would have changed is counted as
+ * "default:deny"). An ID pattern is an exact ID, or ends in a whole segment "*" (all below it, at any depth), or is "*" alone. A path
+ * pattern is exact or ends in "*"; paths are compared as they came, as handlers are found. Names are unique; a rule without one is "rule-N".
  */
 #ifndef MESH_IDENTITY_POLICY_H
 #define MESH_IDENTITY_POLICY_H
@@ -23,7 +25,7 @@ struct mesh__policy;
 
 /* MESH_E_CORRUPT with a sentence: which rule, which key, which line; one bad rule refuses the whole. */
 int mesh__policy_parse(struct mesh__policy **out, const char *text, size_t len, struct mesh_error *err);
-int mesh__policy_from_allow(struct mesh__policy **out, const char *patterns, struct mesh_error *err); /* separated by spaces or commas */
+int mesh__policy_from_allow(struct mesh__policy **out, const char *patterns, struct mesh_error *err); /* separated by spaces or commas; MESH_E_OPTION */
 int mesh__policy_default(struct mesh__policy **out); /* no rules: the own trust domain */
 struct mesh__policy *mesh__policy_ref(struct mesh__policy *policy);
 void mesh__policy_unref(struct mesh__policy *policy);

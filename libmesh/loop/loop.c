@@ -376,6 +376,7 @@ static void fini(struct mesh__loop *lp)
 	mesh__descriptors_close(lp->timer_fd);
 	mesh__descriptors_close(lp->wake_fd);
 	mesh__memory_free(lp->scratch);
+	mesh__memory_free(lp->sealed);
 }
 
 static void free_memory(struct mesh__loop *lp)

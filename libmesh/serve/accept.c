@@ -35,7 +35,7 @@ static void forget_conn(mesh_server *server)
 
 static void on_open(struct mesh__conn *conn)
 {
-	(void)conn;
+	mesh__authenticate_conn(MESH__CONTAINER(conn, struct mesh__conn_entry, conn));
 }
 
 static void on_draining(struct mesh__conn *conn)
@@ -54,6 +54,7 @@ static void on_close(struct mesh__conn *conn)
 	mesh__list_remove(&entry->node);
 	entry->sl->conn_count--;
 	forget_conn(server);
+	mesh__peer_unref(entry->peer);
 	mesh__memory_free(entry);
 }
 
@@ -94,7 +95,7 @@ static void take_over(struct mesh__task *task, struct mesh__loop *lp)
 	limits.age_max_ns = (uint64_t)((double)limits.age_max_ns * (0.9 + 0.2 * mesh__random_unit(&lp->random)));
 	mesh__list_append(&sl->conns, &entry->node);
 	sl->conn_count++;
-	if (mesh__conn_accept(&entry->conn, lp, handover->fd, &handover->peer, &limits, &mesh__server_conn_events, entry)) {
+	if (mesh__conn_accept(&entry->conn, lp, handover->fd, &handover->peer, &limits, server->opts.secure, &mesh__server_conn_events, entry)) {
 		mesh__list_remove(&entry->node);
 		sl->conn_count--;
 		forget_conn(server);

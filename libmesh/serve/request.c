@@ -33,6 +33,7 @@ static void free_request(struct mesh__task *task, struct mesh__loop *lp)
 	mesh__stream_fini(&request->stream, &lp->pool);
 	mesh__pool_free(&lp->pool, request->body);
 	mesh__reply_free_blocks(request);
+	mesh__peer_unref(request->peer_identity);
 	if (request->pipe) {
 		mesh__pipe_fini(request->pipe);
 		mesh__memory_free(request->pipe);
@@ -307,6 +308,8 @@ static void on_headers(struct mesh__stream *stream, bool is_end)
 		mesh__request_refuse(request, 400, MESH__GRPC_INTERNAL, "binary metadata is not base64");
 		return;
 	}
+	if (!mesh__authorize(request, found[METHOD].value, found[METHOD].value_len, found[PATH].value, found[PATH].value_len))
+		return; /* nor does it hear which paths there are */
 	request->handler = mesh__dispatch_find(request->server, found[PATH].value, found[PATH].value_len, request->is_grpc);
 	if (!request->handler) {
 		refuse_path(request, &found[PATH]);
@@ -473,7 +476,7 @@ static const struct mesh__stream_events stream_events = {
 struct mesh__stream *mesh__request_new(struct mesh__conn *conn)
 {
 	struct mesh__conn_entry *entry = MESH__CONTAINER(conn, struct mesh__conn_entry, conn);
-	struct mesh_request *request = mesh__server_admit(entry);
+	struct mesh_request *request = mesh__authenticate_is_done(entry) ? mesh__server_admit(entry) : NULL;
 	mesh_server *server = entry->sl->server;
 
 	if (!request)
@@ -486,6 +489,7 @@ struct mesh__stream *mesh__request_new(struct mesh__conn *conn)
 	request->message_max_bytes = server->message_max_bytes;
 	request->sl = entry->sl;
 	request->entry = entry;
+	mesh__authenticate_request(request);
 	memcpy(request->peer_text, entry->peer_text, sizeof(request->peer_text));
 	request->generation = server->generation;
 	request->start_ns = request->lp->now_ns;

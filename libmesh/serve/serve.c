@@ -4,6 +4,7 @@
 #include "base/descriptors.h"
 #include "base/fault.h"
 #include "base/memory.h"
+#include "identity/identity.h"
 #include "wire/socket.h"
 
 #include <stdio.h>
@@ -152,6 +153,7 @@ int mesh__server_new(const struct mesh__server_options *opts, mesh_server **out,
 	server->generation = mesh__descriptors_generation();
 	snprintf(server->service, sizeof(server->service), "%s", opts->service);
 	server->opts.service = server->service;
+	server->policy = opts->policy;
 	mesh__list_init(&server->node);
 	mesh__map_init(&server->exact[0]);
 	mesh__map_init(&server->exact[1]);
@@ -204,11 +206,29 @@ static int announce(mesh_server *server, struct mesh_error *err)
 	return mesh__directory_announce(server->opts.directory, server->service, &address, &server->announcement, err);
 }
 
+/* Rules that nobody can be held to are a mistake, and a dangerous one. */
+static int check_rules(const mesh_server *server, struct mesh_error *err)
+{
+	const char *policy = mesh__config_text(server->opts.config, MESH__OPTION_POLICY, NULL);
+	const char *allow = mesh__config_text(server->opts.config, MESH__OPTION_ALLOW, NULL);
+
+	if (server->opts.secure || (!*policy && !*allow))
+		return 0;
+	return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE,
+			   "option %s says who may call %s, but connections are plain text and nobody shows who they are: set tls to on, or remove it",
+			   *policy ? "policy" : "allow", server->service);
+}
+
 int mesh__server_start(mesh_server *server, struct mesh_error *err)
 {
 	struct start start = { .task.run = start_on_loop, .server = server, .rc = MESH_E_CLOSING };
 	int expected = MESH__SERVER_NEW, rc;
 
+	rc = check_rules(server, err);
+	if (!rc)
+		rc = mesh__identity_add_service(server->opts.identity, server->service, err);
+	if (rc)
+		return rc;
 	if (!atomic_compare_exchange_strong(&server->state, &expected, MESH__SERVER_OPEN))
 		return mesh__fault(err, MESH_E_STATE, MESH_STAGE_ACCEPT, "the server was started already");
 	rc = mesh__socket_listen(&server->opts.listen, &server->listen_fd, err);

@@ -1,10 +1,9 @@
 /*
  * The incoming path: a server, its connections, and the requests on them.
  *
- *   accept -> admit -> dispatch -> record
+ *   accept -> authenticate -> authorize -> admit -> dispatch -> record
  *
- * (authenticate and authorize take their places between accept and admit when identity exists.) One file per step; serve.c
- * holds the server together, request.c a request from its first header to its last event, reply.c what goes back.
+ * One file per step; serve.c holds the server together, request.c a request from its first header to its last event, reply.c what goes back.
  */
 #ifndef MESH_SERVE_SERVE_H
 #define MESH_SERVE_SERVE_H
@@ -12,11 +11,13 @@
 #include "base/map.h"
 #include "config/config.h"
 #include "discovery/directory.h"
+#include "identity/policy_path.h"
 #include "loop/queue.h"
 #include "mesh/server.h"
 #include "stats/outcome.h"
 #include "wire/grpc.h"
 #include "wire/h2.h"
+#include "wire/peer.h"
 #include "wire/pipe.h"
 
 struct mesh__handler {
@@ -51,6 +52,9 @@ struct mesh__server_options {
 	uint32_t loop_count;
 	const char *service;
 	struct mesh__address listen;
+	struct mesh__identity *identity;
+	const struct mesh__secure_options *secure; /* NULL: plain text */
+	struct mesh__policy_live *policy;          /* the mesh's; NULL with plain text */
 };
 
 enum mesh__server_state { MESH__SERVER_NEW, MESH__SERVER_OPEN, MESH__SERVER_DRAINING, MESH__SERVER_STOPPED };
@@ -64,6 +68,7 @@ struct mesh_server {
 	struct mesh__address address;
 	_Atomic int state;
 	struct mesh__announcement *announcement;
+	struct mesh__policy_live *policy; /* the mesh's; who may call */
 	struct mesh__conn_limits limits;
 	uint64_t message_max_bytes, buffer_bytes, memory_max_bytes;
 	_Atomic uint64_t memory_bytes; /* of bodies, but for small ones */
@@ -113,6 +118,9 @@ struct mesh_request {
 	void *on_event_user;
 	struct mesh__queue_node nodes[4]; /* request, readable, writable, ended */
 	char peer_text[MESH__ADDRESS_TEXT_MAX];
+	struct mesh__peer *peer_identity;      /* holds the next two; NULL: the connection is plain text */
+	const struct mesh__spiffe_id *peer_id; /* verified; NULL: the connection is plain text */
+	const char *own_domain; /* trust domain of the SVID that the peer was shown */
 	uint32_t generation;
 	uint64_t start_ns, deadline_ns; /* deadline 0: none */
 	bool is_grpc, is_head;
@@ -140,6 +148,7 @@ struct mesh__conn_entry {
 	struct mesh__server_loop *sl;
 	struct mesh__list requests;
 	char peer_text[MESH__ADDRESS_TEXT_MAX];
+	struct mesh__peer *peer; /* who it is; NULL: plain text, or not known yet */
 	uint32_t running; /* requests whose handler has not finished, also those whose stream is gone */
 };
 
@@ -160,8 +169,16 @@ void mesh__accept_stop(mesh_server *server);
 void mesh__accept_drain(mesh_server *server); /* takes who has knocked already, and stops: newcomers go elsewhere at once */
 extern const struct mesh__conn_events mesh__server_conn_events;
 
+/* authenticate.c, on_loop */
+void mesh__authenticate_conn(struct mesh__conn_entry *entry);    /* the connection is open */
+bool mesh__authenticate_is_done(const struct mesh__conn_entry *entry); /* false: nobody knows who asks, so nothing may be answered */
+void mesh__authenticate_request(struct mesh_request *request);   /* from now on the request knows who asks */
+
 /* admit.c: storage for a new request, or NULL when a limit is reached */
 struct mesh_request *mesh__server_admit(struct mesh__conn_entry *entry);
+
+/* authorize.c, on_loop: once method and path are known. false: refused and counted, the request has its answer */
+bool mesh__authorize(struct mesh_request *request, const char *method, size_t method_len, const char *path, size_t path_len);
 
 /* dispatch.c */
 const struct mesh__handler *mesh__dispatch_find(const mesh_server *server, const char *path, size_t len, bool is_grpc);

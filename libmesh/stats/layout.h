@@ -20,7 +20,7 @@
 
 enum {
 	MESH__LAYOUT_MAJOR = 1,
-	MESH__LAYOUT_MINOR = 0,
+	MESH__LAYOUT_MINOR = 1, /* 1: the identity */
 	MESH__LAYOUT_BYTE_ORDER = 0x01020304,
 	MESH__LAYOUT_PAGE_BYTES = 4096,
 	MESH__LAYOUT_HEADER_BYTES = 2 * MESH__LAYOUT_PAGE_BYTES,
@@ -69,7 +69,7 @@ struct mesh__layout_header {
 
 	struct mesh__layout_loop loops[MESH__LAYOUT_LOOPS]; /* at 1024 */
 	uint8_t reserved3[2048];                            /* at 2048: the flight recorder's place */
-	uint8_t identity[MESH__LAYOUT_PAGE_BYTES];          /* at 4096: SPIFFE ID, serial, not-after, rotations */
+	uint8_t identity[MESH__LAYOUT_PAGE_BYTES];          /* at 4096: struct mesh__identity_page */
 };
 
 _Static_assert(offsetof(struct mesh__layout_header, boot_id) == 96, "documented offset");

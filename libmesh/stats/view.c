@@ -209,6 +209,30 @@ static int copy_self(struct mesh_stats_view *view, struct mesh_error *err)
 	return mesh__reader_check(&view->header, view->path, err);
 }
 
+static void keep_identity(struct mesh_stats_view *view, int result, const struct mesh__identity_page *page)
+{
+	view->identity_error = result;
+	if (!result)
+		view->identity = *page;
+}
+
+/* The lock under which it was copied is the writer's, too. */
+static void take_own_identity(struct mesh_stats_view *view)
+{
+	struct mesh__identity_page page;
+
+	memcpy(&page, view->header.identity, sizeof(page));
+	keep_identity(view, page.sequence ? 0 : MESH_E_NOT_FOUND, &page);
+}
+
+static void read_identity(struct mesh_stats_view *view)
+{
+	struct mesh__identity_page page;
+	int result = mesh__identity_page_copy(view->fd, &page);
+
+	keep_identity(view, result, &page);
+}
+
 static int read_self(struct mesh_stats_view *view, struct mesh_error *err)
 {
 	int result;
@@ -217,6 +241,8 @@ static int read_self(struct mesh_stats_view *view, struct mesh_error *err)
 		return mesh__fault(err, MESH_E_FORKED, MESH_STAGE_NONE, "the counters belong to the parent process");
 	result = copy_self(view, err);
 	mesh__stats_unlock(view->self);
+	if (!result)
+		take_own_identity(view);
 	return result;
 }
 
@@ -242,6 +268,8 @@ static int read_file(struct mesh_stats_view *view, struct mesh_error *err)
 		result = make_room(view, view->header.size_bytes, err);
 	if (!result)
 		result = mesh__reader_copy(view->fd, view->path, view->data, view->header.size_bytes, err);
+	if (!result)
+		read_identity(view);
 	return result;
 }
 
@@ -344,6 +372,24 @@ int mesh_stats_process(const mesh_stats_view *view, struct mesh_stats_process *o
 	for (uint32_t i = 0; i < MESH__LAYOUT_LOOPS; i++)
 		full.beat_age_ns[i] = mesh__reader_beat_age_ns(header, i, view->read_ns);
 	return give(out, out->size, &full, sizeof(full));
+}
+
+int mesh_stats_identity(const mesh_stats_view *view, struct mesh_stats_identity *out)
+{
+	struct mesh_stats_identity full = { .size = 0 };
+	int result = mesh__identity_page_read(&view->identity, &full);
+
+	if (result)
+		return view->identity_error ? view->identity_error : result;
+	return give(out, out->size, &full, sizeof(full));
+}
+
+int mesh_stats_identity_bundle(const mesh_stats_view *view, uint32_t number, struct mesh_stats_bundle *out)
+{
+	struct mesh_stats_bundle full = { .size = 0 };
+	int result = mesh__identity_page_bundle(&view->identity, number, &full);
+
+	return result ? result : give(out, out->size, &full, sizeof(full));
 }
 
 uint64_t mesh_stats_count(const mesh_stats_view *view)

@@ -3,6 +3,7 @@
 #define MESH_STATS_VIEW_H
 
 #include "mesh/stats.h"
+#include "stats/identity_page.h"
 #include "stats/layout.h"
 
 #include <stdbool.h>
@@ -34,6 +35,8 @@ struct mesh_stats_view {
 		const char *data_text;
 	};
 	uint64_t size_bytes, capacity_bytes;
+	struct mesh__identity_page identity; /* a whole one; sequence 0: none was ever read */
+	int identity_error;                  /* of the last read */
 	struct mesh__view_metric *metrics;
 	struct mesh__view_series *series;
 	uint64_t metric_count, metric_capacity, series_count, series_capacity;

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "wire/secure.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -17,6 +18,7 @@ struct mesh__channel_conn {
 	struct mesh__conn conn;
 	struct mesh__list node; /* in leaving_conns */
 	struct mesh__channel *channel;
+	struct mesh__peer *peer; /* once it was open; NULL: plain text */
 	bool was_open, is_leaving;
 };
 
@@ -66,6 +68,12 @@ static void describe_failures(const struct mesh__channel *channel, char *text, s
 		snprintf(text, capacity, "%s", channel->last_failure);
 }
 
+/* That it was reached and refused, or that we have nothing to show, is another matter than not reaching it. */
+static int32_t code_of_failure(const struct mesh__channel *channel)
+{
+	return channel->last_code == MESH_E_HANDSHAKE || channel->last_code == MESH_E_IDENTITY ? channel->last_code : MESH_E_CONNECT;
+}
+
 static void note_failure(struct mesh__channel *channel, int32_t code, const char *why)
 {
 	struct mesh__loop *lp = channel->opts.lp;
@@ -107,6 +115,8 @@ static void on_open(struct mesh__conn *conn)
 	struct mesh__channel *channel = cc->channel;
 
 	cc->was_open = true;
+	if (conn->peer_id)
+		cc->peer = mesh__peer_new(conn->peer_id, mesh__tls_svid(conn->secure->tls));
 	channel->connecting--;
 	mesh__counter_add(channel->opts.opened, mesh__shard_mine(), 1);
 	mesh__gauge_add(channel->opts.conns, mesh__shard_mine(), 1);
@@ -139,7 +149,7 @@ static void on_close(struct mesh__conn *conn)
 	struct mesh__channel_conn *cc = of(conn);
 	struct mesh__channel *channel = cc->channel;
 	bool was_open = cc->was_open;
-	char why[192];
+	char why[448];
 
 	forget(cc);
 	if (was_open) {
@@ -149,12 +159,13 @@ static void on_close(struct mesh__conn *conn)
 		channel->connecting--;
 		note_failure(channel, conn->close_code, conn->close_text);
 	}
+	mesh__peer_unref(cc->peer);
 	mesh__memory_free(cc);
 	if (channel->is_closing || mesh__list_is_empty(&channel->waiting))
 		return;
 	if (channel->failures && !channel->conn_count) {
 		describe_failures(channel, why, sizeof(why));
-		fail_waiting(channel, MESH_E_CONNECT, why);
+		fail_waiting(channel, code_of_failure(channel), why);
 	} else {
 		connect_more(channel);
 	}
@@ -173,7 +184,8 @@ static int connect_one(struct mesh__channel *channel)
 	if (!cc)
 		return MESH_E_NOMEM;
 	cc->channel = channel;
-	rc = mesh__conn_connect(&cc->conn, channel->opts.lp, &channel->opts.address, &channel->opts.limits, &conn_events, channel);
+	rc = mesh__conn_connect(&cc->conn, channel->opts.lp, &channel->opts.address, &channel->opts.limits, channel->opts.secure,
+			       &conn_events, channel);
 	if (rc) {
 		mesh__memory_free(cc);
 		snprintf(why, sizeof(why), "%s", strerrordesc_np(-rc) ? strerrordesc_np(-rc) : "unknown error");
@@ -190,7 +202,7 @@ static int connect_one(struct mesh__channel *channel)
 static void connect_more(struct mesh__channel *channel)
 {
 	uint64_t now_ns = channel->opts.lp->now_ns;
-	char why[192];
+	char why[448];
 	int rc;
 
 	if (channel->connecting || channel->conn_count >= channel->opts.conns_max || channel->is_closing)
@@ -199,7 +211,7 @@ static void connect_more(struct mesh__channel *channel)
 		if (channel->conn_count)
 			return;
 		describe_failures(channel, why, sizeof(why));
-		fail_waiting(channel, MESH_E_CONNECT, why);
+		fail_waiting(channel, code_of_failure(channel), why);
 		return;
 	}
 	rc = connect_one(channel);
@@ -237,6 +249,11 @@ struct mesh__conn *mesh__channel_take(struct mesh__channel *channel)
 			best = conn;
 	}
 	return best;
+}
+
+struct mesh__peer *mesh__channel_peer(struct mesh__conn *conn)
+{
+	return of(conn)->peer;
 }
 
 void mesh__channel_wait(struct mesh__channel *channel, struct mesh__channel_wait *wait)

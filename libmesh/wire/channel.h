@@ -10,6 +10,7 @@
 #define MESH_WIRE_CHANNEL_H
 
 #include "wire/h2.h"
+#include "wire/peer.h"
 
 enum { MESH__CHANNEL_CONNS_MAX = 16 };
 
@@ -26,6 +27,7 @@ struct mesh__channel_options {
 	struct mesh__loop *lp;
 	struct mesh__address address;
 	struct mesh__conn_limits limits;
+	const struct mesh__secure_options *secure; /* NULL: plain text */
 	uint32_t conns_max;
 	/* Counters; none may be NULL. */
 	mesh__cell *conns, *opened, *connect_failures, *sent_bytes, *received_bytes;
@@ -42,7 +44,7 @@ struct mesh__channel {
 	uint32_t failures;       /* in a row */
 	uint64_t backoff_ns, retry_ns, last_failure_ns;
 	int32_t last_code;
-	char last_failure[128];
+	char last_failure[384];
 	struct mesh__list leaving_conns;
 	struct mesh__timer again; /* tries to connect when the backoff is over */
 	bool is_closing, is_draining;
@@ -55,6 +57,7 @@ void mesh__channel_abort(struct mesh__channel *channel);
 
 /* The connection with most room, or NULL: then wait. */
 struct mesh__conn *mesh__channel_take(struct mesh__channel *channel);
+struct mesh__peer *mesh__channel_peer(struct mesh__conn *conn); /* of one that was open; borrowed; NULL: plain text */
 void mesh__channel_wait(struct mesh__channel *channel, struct mesh__channel_wait *wait);
 void mesh__channel_leave(struct mesh__channel_wait *wait); /* not in line: nothing happens */
 

@@ -4,6 +4,7 @@
  * Reading: readable -> recv into the loop's scratch -> nghttp2 -> our callbacks -> flush later.
  * Writing: end of turn -> nghttp2 serialises frame by frame into the scratch -> send. What the socket does not take is kept
  * (`unsent`), and nothing more is serialised until it has left: the bytes wait in the streams, where they are counted.
+ * With TLS, ciphertext is received into the scratch and plain bytes come out in lp->sealed; what is sent goes the other way.
  * Ending: any step may call mesh__conn_close(); the flush then says what is left to say, and conn_end() takes all apart.
  */
 #include "wire/h2.h"
@@ -12,6 +13,7 @@
 #include "base/descriptors.h"
 #include "base/memory.h"
 #include "wire/h2_session.h"
+#include "wire/secure.h"
 #include "wire/socket.h"
 
 #include <errno.h>
@@ -46,10 +48,35 @@ static void set_state(struct mesh__conn *conn, enum mesh__conn_state to)
 				states[to].name);
 }
 
+/*
+ * The last words of a TLS session. What the peer has sent meanwhile is taken off the socket: closing with bytes unread resets the
+ * connection, and the reset might overtake what we said.
+ */
+static void end_tls(struct mesh__conn *conn)
+{
+	struct mesh__loop *lp = conn->lp;
+	ssize_t n;
+
+	if (conn->is_broken || conn->unsent_len || !mesh__descriptors_is_ours(conn->fd))
+		return;
+	if (conn->session) {
+		n = mesh__tls_close_notify(conn->secure->tls, lp->sealed, mesh__tls_sealed_max(MESH__LOOP_BUFFER_BYTES));
+		if (n > 0)
+			mesh__socket_send(conn->fd, lp->sealed, (size_t)n);
+	}
+	mesh__socket_recv(conn->fd, lp->scratch, MESH__LOOP_BUFFER_BYTES);
+}
+
 static void end(struct mesh__conn *conn)
 {
+	struct mesh__secure *secure = conn->secure;
 	struct mesh__list *node;
 
+	if (secure) {
+		end_tls(conn);
+		if (!secure->is_confirmed && conn->close_code != MESH_E_CLOSING)
+			mesh__secure_count_failure(secure, conn->close_reason);
+	}
 	set_state(conn, MESH__CONN_CLOSED);
 	mesh__timer_cancel(&conn->tick);
 	mesh__watch_close(&conn->watch);
@@ -70,6 +97,7 @@ static void end(struct mesh__conn *conn)
 	mesh__memory_free(conn->unsent);
 	conn->unsent = NULL;
 	conn->events->on_close(conn);
+	mesh__secure_release(secure);
 }
 
 void mesh__conn_remember(struct mesh__conn *conn, int32_t code, const char *reason, const char *text)
@@ -113,7 +141,8 @@ static void close_with_errno(struct mesh__conn *conn, int number)
 
 static void want_events(struct mesh__conn *conn)
 {
-	int what = conn->reading_paused ? 0 : MESH__WATCH_READ;
+	bool is_deaf = conn->reading_paused || (conn->state == MESH__CONN_HANDSHAKING && conn->secure->is_busy);
+	int what = is_deaf ? 0 : MESH__WATCH_READ;
 
 	if (conn->unsent_len || conn->state == MESH__CONN_CONNECTING)
 		what |= MESH__WATCH_WRITE;
@@ -121,36 +150,57 @@ static void want_events(struct mesh__conn *conn)
 		mesh__conn_close(conn, MESH_E_NOMEM, "nomem", "out of memory while watching the socket");
 }
 
+static void count_sent(struct mesh__conn *conn, size_t n)
+{
+	/* Of a batch that is encrypted nobody knows which frames have left; that none did is known. */
+	conn->written_bytes = conn->secure ? conn->enqueued_bytes : conn->written_bytes + n;
+	conn->last_write_ns = conn->lp->now_ns;
+	if (conn->sent_cell)
+		mesh__counter_add(conn->sent_cell, mesh__shard_mine(), n);
+}
+
+static bool keep_unsent(struct mesh__conn *conn, const uint8_t *data, size_t len)
+{
+	uint8_t *bigger = mesh__memory_realloc(conn->unsent, conn->unsent_at + conn->unsent_len + len);
+
+	if (!bigger) {
+		mesh__conn_close(conn, MESH_E_NOMEM, "nomem", "out of memory while writing");
+		return false;
+	}
+	memcpy(bigger + conn->unsent_at + conn->unsent_len, data, len);
+	conn->unsent = bigger;
+	conn->unsent_len += len;
+	want_events(conn);
+	return true;
+}
+
 /* Gives data to the socket; keeps what it does not take. false: the connection is broken. */
 static bool write_out(struct mesh__conn *conn, const uint8_t *data, size_t len)
 {
 	ssize_t n = conn->unsent_len ? -EAGAIN : mesh__socket_send(conn->fd, data, len);
 
-	if (n == (ssize_t)len) {
-		conn->written_bytes += len;
-		conn->last_write_ns = conn->lp->now_ns;
-		return true;
-	}
 	if (n < 0 && n != -EAGAIN) {
 		close_with_errno(conn, (int)-n);
 		return false;
 	}
 	if (n > 0) {
-		conn->written_bytes += (size_t)n;
-		conn->last_write_ns = conn->lp->now_ns;
+		count_sent(conn, (size_t)n);
 		data += n;
 		len -= (size_t)n;
 	}
-	conn->unsent = mesh__memory_alloc(len);
-	if (!conn->unsent) {
-		mesh__conn_close(conn, MESH_E_NOMEM, "nomem", "out of memory while writing");
-		return false;
-	}
-	memcpy(conn->unsent, data, len);
-	conn->unsent_at = 0;
-	conn->unsent_len = len;
-	want_events(conn);
-	return true;
+	return len == 0 || keep_unsent(conn, data, len);
+}
+
+static bool write_sealed(struct mesh__conn *conn, const uint8_t *plain, size_t len)
+{
+	uint8_t *sealed = conn->lp->sealed;
+	ssize_t n = mesh__tls_encrypt(conn->secure->tls, plain, len, sealed, mesh__tls_sealed_max(MESH__LOOP_BUFFER_BYTES));
+
+	if (n >= 0)
+		return write_out(conn, sealed, (size_t)n);
+	conn->is_broken = true;
+	mesh__conn_close(conn, MESH_E_LOST, "tls", mesh__tls_why(conn->secure->tls));
+	return false;
 }
 
 bool mesh__h2_gather_flush(struct mesh__conn *conn)
@@ -158,7 +208,7 @@ bool mesh__h2_gather_flush(struct mesh__conn *conn)
 	size_t len = conn->gathered;
 
 	conn->gathered = 0;
-	return len == 0 || write_out(conn, conn->gather, len);
+	return len == 0 || (conn->secure ? write_sealed(conn, conn->gather, len) : write_out(conn, conn->gather, len));
 }
 
 uint8_t *mesh__h2_gather(struct mesh__conn *conn, size_t len)
@@ -223,18 +273,15 @@ static void pause_or_resume_reading(struct mesh__conn *conn)
 static void on_flush(struct mesh__flush *flush, struct mesh__loop *lp)
 {
 	struct mesh__conn *conn = MESH__CONTAINER(flush, struct mesh__conn, flush);
-	uint64_t written = conn->written_bytes;
 
 	(void)lp;
-	if (conn->state == MESH__CONN_CONNECTING)
+	if (conn->state == MESH__CONN_CONNECTING || conn->state == MESH__CONN_HANDSHAKING)
 		return;
 	/* Our SETTINGS wait for the peer's first bytes: they tell whether it would understand them. */
 	if (conn->state == MESH__CONN_OPEN && conn->is_server && !conn->has_input)
 		return;
 	if (conn->fd >= 0 && !conn->unsent_len && conn->session && !conn->is_broken)
 		serialise(conn);
-	if (conn->sent_cell && conn->written_bytes != written)
-		mesh__counter_add(conn->sent_cell, mesh__shard_mine(), conn->written_bytes - written);
 	if (conn->state == MESH__CONN_CLOSING) {
 		end(conn);
 		return;
@@ -270,6 +317,87 @@ static void turn_away_http1(struct mesh__conn *conn)
 	mesh__conn_close(conn, MESH_E_PROTOCOL, "protocol", "the peer speaks HTTP/1, not HTTP/2");
 }
 
+/* What the first bytes of somebody show who does not speak as we do; then the connection ends. */
+static bool is_turned_away(struct mesh__conn *conn, const uint8_t *data, size_t len)
+{
+	if (conn->is_server && is_http1(data, len)) {
+		turn_away_http1(conn);
+	} else if (conn->is_server && mesh__tls_is_hello(data, len)) {
+		conn->is_broken = true;
+		mesh__conn_close(conn, MESH_E_PROTOCOL, "tls", "the peer speaks TLS, this server plain text (MESH_TLS=off)");
+	} else if (!conn->is_server && mesh__tls_is_alert_record(data, len)) {
+		conn->is_broken = true;
+		mesh__conn_close(conn, MESH_E_PROTOCOL, "tls", "the peer speaks TLS, this client plain text (MESH_TLS=off)");
+	}
+	return conn->is_broken;
+}
+
+static void take_plain(struct mesh__conn *conn, const uint8_t *data, size_t len)
+{
+	ssize_t rv;
+
+	conn->has_input = true;
+	rv = nghttp2_session_mem_recv(conn->session, data, len);
+	if (rv < 0 && conn->state < MESH__CONN_CLOSING)
+		mesh__h2_input_failed(conn, (int)rv);
+}
+
+static void tls_ended(struct mesh__conn *conn, ssize_t how)
+{
+	struct mesh__secure *secure = conn->secure;
+
+	if (how == MESH__TLS_END) {
+		mesh__conn_close(conn, MESH_E_LOST, "lost", "the peer closed the connection");
+	} else if (!secure->is_confirmed) {
+		/* In TLS 1.3 a client learns only after its own last message what the server thinks of it. */
+		conn->is_broken = true;
+		mesh__conn_close(conn, MESH_E_HANDSHAKE, mesh__tls_reason(secure->tls), mesh__tls_why(secure->tls));
+	} else {
+		conn->is_broken = true;
+		mesh__conn_close(conn, MESH_E_LOST, "tls", mesh__tls_why(secure->tls));
+	}
+}
+
+/* All that these bytes hold, in one go: no part of them waits for a readiness that may not come again. */
+static void take_sealed(struct mesh__conn *conn, const uint8_t *data, size_t len)
+{
+	struct mesh__tls *tls = conn->secure->tls;
+	uint8_t *plain = conn->lp->sealed;
+	ssize_t n = 0;
+
+	mesh__tls_feed(tls, data, len);
+	while (conn->state < MESH__CONN_CLOSING && (n = mesh__tls_decrypt(tls, plain, MESH__LOOP_BUFFER_BYTES)) > 0) {
+		mesh__secure_confirm(conn->secure);
+		take_plain(conn, plain, (size_t)n);
+	}
+	mesh__tls_feed(tls, NULL, 0);
+	if (n < 0)
+		tls_ended(conn, n);
+}
+
+static void count_received(struct mesh__conn *conn, uint64_t n)
+{
+	conn->last_read_ns = conn->lp->now_ns;
+	if (conn->received_cell)
+		mesh__counter_add(conn->received_cell, mesh__shard_mine(), n);
+}
+
+/* Bytes, or 0: none now, or the connection has failed. */
+static size_t receive(struct mesh__conn *conn)
+{
+	ssize_t n = mesh__socket_recv(conn->fd, conn->lp->scratch, MESH__LOOP_BUFFER_BYTES);
+
+	if (n > 0)
+		return (size_t)n;
+	if (n == 0 && conn->state == MESH__CONN_HANDSHAKING)
+		mesh__conn_close(conn, MESH_E_HANDSHAKE, "lost", "the peer closed the connection during the TLS handshake");
+	else if (n == 0)
+		mesh__conn_close(conn, MESH_E_LOST, "lost", "the peer closed the connection");
+	else if (n != -EAGAIN)
+		close_with_errno(conn, (int)-n);
+	return 0;
+}
+
 static void read_some(struct mesh__conn *conn)
 {
 	struct mesh__loop *lp = conn->lp;
@@ -277,34 +405,19 @@ static void read_some(struct mesh__conn *conn)
 	bool more = true;
 
 	for (int i = 0; more && i < READS_PER_TURN_MAX && conn->state < MESH__CONN_CLOSING; i++) {
-		ssize_t n = mesh__socket_recv(conn->fd, lp->scratch, MESH__LOOP_BUFFER_BYTES), rv;
+		size_t n = receive(conn);
 
-		if (n == -EAGAIN)
+		if (!n)
 			break;
-		if (n < 0) {
-			close_with_errno(conn, (int)-n);
-			break;
-		}
-		if (n == 0) {
-			mesh__conn_close(conn, MESH_E_LOST, "lost", "the peer closed the connection");
-			break;
-		}
-		total += (uint64_t)n;
+		total += n;
 		more = n == MESH__LOOP_BUFFER_BYTES;
-		if (conn->is_server && !conn->has_input && is_http1(lp->scratch, (size_t)n)) {
-			turn_away_http1(conn);
-			break;
-		}
-		conn->has_input = true;
-		rv = nghttp2_session_mem_recv(conn->session, lp->scratch, (size_t)n);
-		if (rv < 0 && conn->state < MESH__CONN_CLOSING)
-			mesh__h2_input_failed(conn, (int)rv);
+		if (conn->secure)
+			take_sealed(conn, lp->scratch, n);
+		else if (conn->has_input || !is_turned_away(conn, lp->scratch, n))
+			take_plain(conn, lp->scratch, n);
 	}
-	if (total) {
-		conn->last_read_ns = lp->now_ns;
-		if (conn->received_cell)
-			mesh__counter_add(conn->received_cell, mesh__shard_mine(), total);
-	}
+	if (total)
+		count_received(conn, total);
 	mesh__loop_flush_later(lp, &conn->flush);
 }
 
@@ -318,16 +431,14 @@ static void write_unsent(struct mesh__conn *conn)
 		close_with_errno(conn, (int)-n);
 		return;
 	}
-	conn->written_bytes += (uint64_t)n;
-	conn->last_write_ns = conn->lp->now_ns;
-	if (conn->sent_cell)
-		mesh__counter_add(conn->sent_cell, mesh__shard_mine(), (uint64_t)n);
+	count_sent(conn, (size_t)n);
 	conn->unsent_at += (size_t)n;
 	conn->unsent_len -= (size_t)n;
 	if (conn->unsent_len)
 		return;
 	mesh__memory_free(conn->unsent);
 	conn->unsent = NULL;
+	conn->unsent_at = 0;
 	want_events(conn);
 	mesh__loop_flush_later(conn->lp, &conn->flush);
 }
@@ -348,6 +459,122 @@ static void opened(struct mesh__conn *conn)
 	mesh__timer_set(conn->lp, &conn->tick, conn->lp->now_ns + TICK_NS);
 }
 
+/* --- TLS handshake --- */
+
+static void step(struct mesh__conn *conn)
+{
+	if (mesh__secure_step(conn->secure))
+		want_events(conn);
+	else
+		mesh__conn_close(conn, MESH_E_HANDSHAKE, "handshake_queue", "too many TLS handshakes wait already (option handshakes.max)");
+}
+
+static void begin_handshake(struct mesh__conn *conn)
+{
+	const struct mesh__secure_options *opts = conn->secure_options;
+
+	if (mesh__secure_new(conn, opts, conn->is_server, &conn->secure)) {
+		mesh__conn_close(conn, MESH_E_NOMEM, "nomem", "out of memory for a TLS session");
+		return;
+	}
+	set_state(conn, MESH__CONN_HANDSHAKING);
+	mesh__timer_set(conn->lp, &conn->tick, conn->lp->now_ns + opts->timeout_ns);
+	if (conn->is_server)
+		want_events(conn);
+	else
+		step(conn);
+}
+
+static void handshake_failed(struct mesh__conn *conn)
+{
+	struct mesh__secure *secure = conn->secure;
+
+	if (secure->code == MESH_E_IDENTITY)
+		mesh__log_write(conn->lp->log, MESH_LOG_ERROR, "no TLS handshake: %s", secure->why);
+	mesh__conn_close(conn, secure->code, secure->reason, secure->why);
+}
+
+static void handshake_done(struct mesh__conn *conn)
+{
+	struct mesh__secure *secure = conn->secure;
+	uint8_t *rest = secure->in;
+	size_t len = secure->in_len;
+
+	conn->peer_id = mesh__tls_peer_id(secure->tls);
+	conn->credentials_generation = mesh__tls_credentials(secure->tls)->number;
+	conn->has_input = true; /* that it understands HTTP/2 has been agreed on */
+	if (conn->is_server)
+		mesh__secure_confirm(secure);
+	secure->in = NULL;
+	secure->in_len = secure->in_capacity = 0;
+	opened(conn);
+	if (len && conn->state < MESH__CONN_CLOSING)
+		take_sealed(conn, rest, len);
+	mesh__memory_free(rest);
+}
+
+void mesh__h2_handshake_stepped(struct mesh__conn *conn)
+{
+	struct mesh__secure *secure = conn->secure;
+
+	if (conn->state != MESH__CONN_HANDSHAKING)
+		return;
+	if (secure->out.len && !write_out(conn, secure->out.data, secure->out.len))
+		return;
+	if (secure->progress == MESH__TLS_FAILED) {
+		handshake_failed(conn);
+	} else if (secure->progress == MESH__TLS_DONE) {
+		mesh__memory_free(secure->out.data);
+		secure->out = (struct mesh__tls_output){ 0 };
+		handshake_done(conn);
+	} else {
+		want_events(conn);
+	}
+}
+
+/* So that both sides know: in its own words where it has any, else with the alert of TLS (unexpected message). */
+static void turn_away_plaintext(struct mesh__conn *conn, const uint8_t *data, size_t len, const char *what)
+{
+	static const char answer[] = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\n\r\n"
+				     "This port speaks TLS 1.3 with a client certificate, and nothing else.\n";
+	static const uint8_t alert[] = { 21, 3, 3, 0, 2, 2, 10 };
+
+	if (conn->is_server && is_http1(data, len))
+		mesh__socket_send(conn->fd, answer, sizeof(answer) - 1);
+	else
+		mesh__socket_send(conn->fd, alert, sizeof(alert));
+	mesh__conn_close(conn, MESH_E_HANDSHAKE, "plaintext", what);
+}
+
+static void read_handshake(struct mesh__conn *conn)
+{
+	struct mesh__secure *secure = conn->secure;
+	uint8_t *data = conn->lp->scratch;
+	size_t n = receive(conn);
+	const char *plaintext;
+
+	if (!n)
+		return;
+	count_received(conn, n);
+	plaintext = conn->has_input ? NULL : mesh__tls_name_plaintext(data, n);
+	conn->has_input = true;
+	if (plaintext)
+		turn_away_plaintext(conn, data, n, plaintext);
+	else if (mesh__secure_add(secure, data, n))
+		mesh__conn_close(conn, MESH_E_NOMEM, "nomem", "out of memory during a TLS handshake");
+	else if (mesh__secure_has_record(secure))
+		step(conn);
+}
+
+static void handshake_timed_out(struct mesh__conn *conn)
+{
+	char text[160];
+
+	snprintf(text, sizeof(text), "the TLS handshake took longer than %.1f s: %s", (double)conn->secure_options->timeout_ns / (double)MESH__NS_PER_SEC,
+		 conn->secure->is_busy ? "this process is too busy with others" : "the peer did not go on with it");
+	mesh__conn_close(conn, MESH_E_HANDSHAKE, "handshake_timeout", text);
+}
+
 static void on_ready(struct mesh__watch *watch, struct mesh__loop *lp, int what)
 {
 	struct mesh__conn *conn = MESH__CONTAINER(watch, struct mesh__conn, watch);
@@ -358,14 +585,20 @@ static void on_ready(struct mesh__watch *watch, struct mesh__loop *lp, int what)
 
 		if (number)
 			close_with_errno(conn, number);
+		else if (conn->secure_options)
+			begin_handshake(conn);
 		else
 			opened(conn);
 		return;
 	}
 	if (what & MESH__WATCH_WRITE && conn->unsent_len)
 		write_unsent(conn);
-	if (what & MESH__WATCH_READ && conn->state < MESH__CONN_CLOSING)
+	if (!(what & MESH__WATCH_READ) || conn->state >= MESH__CONN_CLOSING)
+		return;
+	if (conn->state != MESH__CONN_HANDSHAKING)
 		read_some(conn);
+	else if (!conn->secure->is_busy)
+		read_handshake(conn);
 }
 
 /* --- time --- */
@@ -450,6 +683,24 @@ static const char *overdue(const struct mesh__conn *conn, uint64_t now_ns, const
 	return NULL;
 }
 
+/* Other credentials may be there by now: ours were replaced or revoked, or the peer's issuer was. */
+static void judge_credentials(struct mesh__conn *conn)
+{
+	switch (mesh__secure_judge(conn->secure, conn->lp)) {
+	case MESH__OLD_ENDS:
+		mesh__conn_close(conn, MESH_E_IDENTITY, "revoked", "the identity with which this connection was made, or its peer's, is not trusted any more");
+		return;
+	case MESH__OLD_DRAINS:
+		if (conn->state != MESH__CONN_OPEN)
+			return;
+		mesh__conn_remember(conn, MESH_E_LOST, "rotated", "the connection made way for one with newer credentials");
+		mesh__conn_drain(conn);
+		return;
+	case MESH__OLD_STAYS:
+		return;
+	}
+}
+
 static void on_tick(struct mesh__timer *timer, struct mesh__loop *lp)
 {
 	struct mesh__conn *conn = MESH__CONTAINER(timer, struct mesh__conn, tick);
@@ -458,6 +709,10 @@ static void on_tick(struct mesh__timer *timer, struct mesh__loop *lp)
 
 	if (conn->state == MESH__CONN_CONNECTING) {
 		mesh__conn_close(conn, MESH_E_LOST, "connect_timeout", "no answer to the connection attempt in time");
+		return;
+	}
+	if (conn->state == MESH__CONN_HANDSHAKING) {
+		handshake_timed_out(conn);
 		return;
 	}
 	reason = overdue(conn, now_ns, &text);
@@ -469,6 +724,8 @@ static void on_tick(struct mesh__timer *timer, struct mesh__loop *lp)
 		conn->last_active_ns = now_ns;
 	check_streams(conn, now_ns);
 	keep_alive(conn, now_ns);
+	if (conn->secure && conn->state < MESH__CONN_CLOSING)
+		judge_credentials(conn);
 	if (conn->state == MESH__CONN_DRAINING && !conn->said_last_goaway && is_over(conn->drain_since_ns, TICK_NS, now_ns))
 		mesh__h2_say_last_goaway(conn);
 	if (conn->state == MESH__CONN_OPEN && (is_over(conn->last_active_ns, conn->limits.idle_timeout_ns, now_ns) ||
@@ -485,9 +742,10 @@ static void on_tick(struct mesh__timer *timer, struct mesh__loop *lp)
 /* --- life --- */
 
 static void init(struct mesh__conn *conn, struct mesh__loop *lp, const struct mesh__address *peer, const struct mesh__conn_limits *limits,
-		 const struct mesh__conn_events *events, void *owner)
+		 const struct mesh__secure_options *secure, const struct mesh__conn_events *events, void *owner)
 {
 	*conn = (struct mesh__conn){ .events = events, .owner = owner, .lp = lp, .limits = *limits, .peer = *peer, .fd = -1,
+				     .secure_options = secure,
 				     .abuse = { .resets_burst = limits->resets_burst, .resets_per_sec = limits->resets_per_sec } };
 	conn->flush.run = on_flush;
 	conn->tick.fire = on_tick;
@@ -495,18 +753,14 @@ static void init(struct mesh__conn *conn, struct mesh__loop *lp, const struct me
 	mesh__list_init(&conn->flush.node);
 }
 
-int mesh__conn_connect(struct mesh__conn *conn, struct mesh__loop *lp, const struct mesh__address *peer, const struct mesh__conn_limits *limits,
-		       const struct mesh__conn_events *events, void *owner)
+int mesh__conn_connect_fd(struct mesh__conn *conn, struct mesh__loop *lp, int fd, const struct mesh__address *peer,
+			  const struct mesh__conn_limits *limits, const struct mesh__secure_options *secure, const struct mesh__conn_events *events,
+			  void *owner)
 {
-	int rc;
-
-	init(conn, lp, peer, limits, events, owner);
+	init(conn, lp, peer, limits, secure, events, owner);
 	conn->state = MESH__CONN_CONNECTING;
-	rc = mesh__socket_connect(peer, &conn->fd);
-	if (rc)
-		return rc;
-	rc = mesh__watch_open(lp, &conn->watch, conn->fd, MESH__WATCH_WRITE, on_ready);
-	if (rc) {
+	conn->fd = fd;
+	if (mesh__watch_open(lp, &conn->watch, conn->fd, MESH__WATCH_WRITE, on_ready)) {
 		mesh__descriptors_close(conn->fd);
 		conn->fd = -1;
 		return -ENOMEM;
@@ -515,12 +769,21 @@ int mesh__conn_connect(struct mesh__conn *conn, struct mesh__loop *lp, const str
 	return 0;
 }
 
+int mesh__conn_connect(struct mesh__conn *conn, struct mesh__loop *lp, const struct mesh__address *peer, const struct mesh__conn_limits *limits,
+		       const struct mesh__secure_options *secure, const struct mesh__conn_events *events, void *owner)
+{
+	int fd, rc = mesh__socket_connect(peer, &fd);
+
+	return rc ? rc : mesh__conn_connect_fd(conn, lp, fd, peer, limits, secure, events, owner);
+}
+
 int mesh__conn_accept(struct mesh__conn *conn, struct mesh__loop *lp, int fd, const struct mesh__address *peer,
-		      const struct mesh__conn_limits *limits, const struct mesh__conn_events *events, void *owner)
+		      const struct mesh__conn_limits *limits, const struct mesh__secure_options *secure, const struct mesh__conn_events *events,
+		      void *owner)
 {
 	int rc;
 
-	init(conn, lp, peer, limits, events, owner);
+	init(conn, lp, peer, limits, secure, events, owner);
 	conn->is_server = true;
 	conn->state = MESH__CONN_CONNECTING;
 	conn->fd = fd;
@@ -530,13 +793,16 @@ int mesh__conn_accept(struct mesh__conn *conn, struct mesh__loop *lp, int fd, co
 		conn->fd = -1;
 		return rc;
 	}
-	opened(conn);
+	if (secure)
+		begin_handshake(conn);
+	else
+		opened(conn);
 	return 0;
 }
 
 void mesh__conn_drain(struct mesh__conn *conn)
 {
-	if (conn->state == MESH__CONN_CONNECTING) {
+	if (conn->state == MESH__CONN_CONNECTING || conn->state == MESH__CONN_HANDSHAKING) {
 		mesh__conn_close(conn, MESH_E_CLOSING, "drained", "the connection was drained before it was made");
 		return;
 	}

@@ -19,6 +19,9 @@
 #include "wire/headers.h"
 
 struct nghttp2_session;
+struct mesh__secure;
+struct mesh__secure_options;
+struct mesh__spiffe_id;
 struct mesh__conn;
 struct mesh__stream;
 
@@ -126,7 +129,7 @@ struct mesh__conn {
 	size_t unsent_at, unsent_len;
 	uint8_t *gather; /* lp->scratch while flushing */
 	size_t gathered;
-	uint64_t enqueued_bytes, written_bytes, queued_bytes; /* queued: chunks of all streams */
+	uint64_t enqueued_bytes, written_bytes, queued_bytes; /* before encryption; queued: chunks of all streams */
 	int32_t header_stream_id; /* whose header block began at header_since_ns */
 	int32_t last_peer_id;     /* server: the highest stream that the peer has opened */
 	struct {
@@ -140,17 +143,27 @@ struct mesh__conn {
 	mesh__cell *sent_cell, *received_cell; /* bytes on the wire; may be NULL */
 	int32_t close_code;       /* MESH_E_* that streams end with; 0: in order */
 	char close_reason[32];    /* a short label for counters: "idle", "lost", "ping_flood" */
-	char close_text[128];     /* for people */
+	char close_text[384];     /* for people */
+	const struct mesh__secure_options *secure_options; /* NULL: plain text */
+	struct mesh__secure *secure;               /* its TLS, from the handshake on */
+	const struct mesh__spiffe_id *peer_id;     /* verified; NULL: plain text, or not open yet; valid until on_close() returns */
+	uint64_t credentials_generation;           /* of ours that the peer was shown */
 };
 
 /*
- * Client: starts connecting. Server: takes over an accepted descriptor. On an error nothing happened, and `fd` is closed.
+ * Client: starts connecting. Server: takes over an accepted descriptor. `secure` NULL is plain text, see wire/secure.h.
+ * On an error nothing happened, and `fd` is closed.
  * `conn` is the caller's storage, zeroed by us; after events->on_close() it is the caller's again.
  */
 int mesh__conn_connect(struct mesh__conn *conn, struct mesh__loop *lp, const struct mesh__address *peer, const struct mesh__conn_limits *limits,
-		       const struct mesh__conn_events *events, void *owner);
+		       const struct mesh__secure_options *secure, const struct mesh__conn_events *events, void *owner);
+/* The same with a socket of any family that is connecting, or connected already; `peer` may be no address at all. */
+int mesh__conn_connect_fd(struct mesh__conn *conn, struct mesh__loop *lp, int fd, const struct mesh__address *peer,
+			  const struct mesh__conn_limits *limits, const struct mesh__secure_options *secure, const struct mesh__conn_events *events,
+			  void *owner);
 int mesh__conn_accept(struct mesh__conn *conn, struct mesh__loop *lp, int fd, const struct mesh__address *peer,
-		      const struct mesh__conn_limits *limits, const struct mesh__conn_events *events, void *owner);
+		      const struct mesh__conn_limits *limits, const struct mesh__secure_options *secure, const struct mesh__conn_events *events,
+		      void *owner);
 
 /* Takes no new streams; says GOAWAY; ends when the last stream has. */
 void mesh__conn_drain(struct mesh__conn *conn);

@@ -15,6 +15,7 @@ void mesh__h2_say_goaway(struct mesh__conn *conn);     /* server: the notice, wi
 void mesh__h2_say_last_goaway(struct mesh__conn *conn);
 void mesh__h2_count_abuse(struct mesh__conn *conn, enum mesh__abuse_kind kind, uint64_t now_ns);
 void mesh__h2_stream_closed(struct mesh__stream *stream, uint32_t error_code, bool unprocessed); /* detaches it, tells its owner */
+void mesh__h2_handshake_stepped(struct mesh__conn *conn); /* conn->secure has something to say, or has ended */
 
 /* While flushing: room for len bytes of output; NULL: the socket is full, or broken. */
 uint8_t *mesh__h2_gather(struct mesh__conn *conn, size_t len);

@@ -6,7 +6,9 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 enum { LISTEN_BACKLOG = 4096 };
 
@@ -56,6 +58,28 @@ int mesh__socket_connect(const struct mesh__address *address, int *fd_out)
 	if (fd < 0)
 		return -errno;
 	if (connect(fd, (struct sockaddr *)&sa, len) < 0 && errno != EINPROGRESS) {
+		number = errno;
+		mesh__descriptors_close(fd);
+		return -number;
+	}
+	*fd_out = fd;
+	return 0;
+}
+
+/* A Unix socket connects at once or not at all: EAGAIN means that the listener's line is full. */
+int mesh__socket_connect_unix(const char *path, int *fd_out)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	size_t len = strlen(path);
+	int fd, number;
+
+	if (!len || len >= sizeof(sa.sun_path))
+		return -ENAMETOOLONG;
+	memcpy(sa.sun_path, path, len);
+	fd = mesh__descriptors_add(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+	if (fd < 0)
+		return -errno;
+	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0) {
 		number = errno;
 		mesh__descriptors_close(fd);
 		return -number;

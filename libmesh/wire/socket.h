@@ -11,6 +11,7 @@
 /* Each returns 0 with *fd_out, or a code with *err filled; the descriptor is registered with base/descriptors. */
 int mesh__socket_listen(const struct mesh__address *address, int *fd_out, struct mesh_error *err);
 int mesh__socket_connect(const struct mesh__address *address, int *fd_out); /* in progress on 0; else -errno */
+int mesh__socket_connect_unix(const char *path, int *fd_out);              /* connected on 0; else -errno */
 int mesh__socket_accept(int listener, struct mesh__address *peer);         /* the descriptor, or -errno */
 void mesh__socket_name(int fd, struct mesh__address *address);             /* its own end */
 int mesh__socket_result(int fd);                                           /* errno of the finished connect, 0 if it worked */

@@ -2,6 +2,7 @@
 #include "test_stats_lib.h"
 
 #include "base/random.h"
+#include "stats/identity_page.h"
 #include "stats/layout.h"
 
 #include <sys/file.h>
@@ -31,6 +32,9 @@ static int make_original(void **state)
 								     &(struct mesh__labels){ .service = name, .endpoint = "e" }),
 					       (uint32_t)i % MESH__SHARD_COUNT, value);
 	}
+	mesh__stats_set_identity(stats, &(struct mesh__stats_identity){
+					 .state = MESH_STATS_IDENTITY_OK, .spiffe_id = "spiffe://a.b/c", .trust_domain = "a.b", .bundle_count = 1,
+					 .bundles = &(struct mesh__stats_bundle){ "a.b", 1, 1 } });
 	fd = open(mesh__stats_path(stats), O_RDONLY | O_CLOEXEC);
 	got = read(fd, original, sizeof(original));
 	close(fd);
@@ -38,6 +42,24 @@ static int make_original(void **state)
 	mesh__stats_close(stats);
 	snprintf(mutant_path, sizeof(mutant_path), "%s/mutant", test_dir);
 	return got > 0 ? 0 : -1;
+}
+
+static void read_identity(const mesh_stats_view *view)
+{
+	struct mesh_stats_identity identity = { .size = sizeof(identity) };
+	struct mesh_stats_bundle bundle = { .size = sizeof(bundle) };
+	int result = mesh_stats_identity(view, &identity);
+
+	assert_true(result == 0 || result == MESH_E_CORRUPT || result == MESH_E_NOT_FOUND);
+	if (result == 0) {
+		assert_in_range(identity.state, MESH_STATS_IDENTITY_UNKNOWN, MESH_STATS_IDENTITY_OFF);
+		assert_true(strlen(identity.spiffe_id) + strlen(identity.last_failure) < 4096);
+		assert_true(identity.bundle_count <= 32);
+	}
+	for (uint32_t i = 0; i < 64; i++)
+		if (mesh_stats_identity_bundle(view, i, &bundle) == 0)
+			assert_true(strlen(bundle.trust_domain) < 4096);
+	mesh_stats_identity_bundle(view, UINT32_MAX, &bundle);
 }
 
 /* Reads all that there is, through every function; gives what opening it said. */
@@ -70,6 +92,7 @@ static int read_mutant(size_t bytes)
 		if (found == 0 && series.type == MESH_STATS_HISTOGRAM)
 			mesh_stats_histogram_add(all, view, i);
 	}
+	read_identity(view);
 	mesh_stats_find(view, 0, "no such metric", NULL, 0);
 	mesh_stats_histogram_quantile(all, 0.99);
 	mesh_stats_histogram_free(all);
@@ -214,6 +237,59 @@ static void strings_without_an_end_are_refused(void **state)
 	mesh_stats_close(view);
 }
 
+static int identity_of_mutant(void)
+{
+	struct mesh_stats_identity identity = { .size = sizeof(identity) };
+	mesh_stats_view *view;
+	int result;
+
+	assert_int_equal(read_mutant(original_bytes), 0);
+	view = open_view(mutant_path);
+	result = mesh_stats_identity(view, &identity);
+	mesh_stats_close(view);
+	return result;
+}
+
+/* The counters are fine meanwhile. */
+static void identities_that_lie_are_refused(void **state)
+{
+	const size_t page = offsetof(struct mesh__layout_header, identity);
+	const size_t texts = page + offsetof(struct mesh__identity_page, texts);
+
+	(void)state;
+	restore();
+	assert_int_equal(identity_of_mutant(), 0);
+	set_word(page, 3); /* its writer was killed */
+	assert_int_equal(identity_of_mutant(), MESH_E_CORRUPT);
+	restore();
+	memset(mutant + texts, 'x', sizeof(((struct mesh__identity_page *)0)->texts));
+	assert_int_equal(identity_of_mutant(), MESH_E_CORRUPT);
+	restore();
+	memset(mutant + page + offsetof(struct mesh__identity_page, text_bytes), 0xff, sizeof(uint32_t));
+	assert_int_equal(identity_of_mutant(), MESH_E_CORRUPT);
+	restore();
+	memset(mutant + page + offsetof(struct mesh__identity_page, bundle_count), 0xff, sizeof(uint32_t));
+	assert_int_equal(identity_of_mutant(), MESH_E_CORRUPT);
+	restore();
+	memset(mutant + page + 8, 0xff, 128);
+	identity_of_mutant();
+}
+
+static void identities_of_noise_end_with_a_value_or_an_error(void **state)
+{
+	const size_t page = offsetof(struct mesh__layout_header, identity);
+	struct mesh__random random;
+
+	(void)state;
+	mesh__random_init(&random, 7);
+	for (int i = 0; i < MUTANTS / 10; i++) {
+		restore();
+		for (uint32_t changes = 1 + mesh__random_below(&random, 40); changes; changes--)
+			mutant[page + 8 + mesh__random_below(&random, MESH__LAYOUT_PAGE_BYTES - 8)] = (uint8_t)mesh__random_next(&random);
+		assert_int_equal(read_mutant(original_bytes), 0);
+	}
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_original, remove_test_dir)
@@ -224,6 +300,8 @@ int main(void)
 		TEST(histograms_that_share_their_parts_are_refused),
 		TEST(sizes_that_lie_are_refused),
 		TEST(strings_without_an_end_are_refused),
+		TEST(identities_that_lie_are_refused),
+		TEST(identities_of_noise_end_with_a_value_or_an_error),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

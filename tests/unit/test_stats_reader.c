@@ -1,6 +1,7 @@
 #include "test_stats_lib.h"
 
 #include "base/clock.h"
+#include "stats/identity_page.h"
 #include "stats/layout.h"
 
 #include <sys/file.h>
@@ -500,11 +501,118 @@ static void a_view_of_the_parent_is_refused_in_a_child(void **state)
 	mesh__stats_close(stats);
 }
 
+static struct mesh__stats_identity identity_until(int64_t not_after_s)
+{
+	static const struct mesh__stats_bundle bundles[] = { { "mesh.local", 2, 2000000000 }, { "other.example", 0, 0 } };
+
+	return (struct mesh__stats_identity){ .state = MESH_STATS_IDENTITY_OK, .spiffe_id = "spiffe://mesh.local/ns/default/sa/shop",
+					      .trust_domain = "mesh.local", .source = "local:", .serial = "0a1b", .not_after_s = not_after_s,
+					      .generation = 3, .bundles = bundles, .bundle_count = 2 };
+}
+
+static void an_identity_is_read_as_it_was_written(void **state)
+{
+	struct mesh__stats *stats = open_stats();
+	struct mesh__stats_identity written = identity_until(4000000000);
+	struct mesh_stats_identity identity = { .size = sizeof(identity) };
+	struct mesh_stats_bundle bundle = { .size = sizeof(bundle) };
+	mesh_stats_view *view = open_view(mesh__stats_path(stats));
+
+	(void)state;
+	assert_int_equal(mesh_stats_identity(view, &identity), MESH_E_NOT_FOUND);
+	mesh__stats_set_identity(stats, &written);
+	assert_int_equal(mesh_stats_read(view, NULL), 0);
+	assert_int_equal(mesh_stats_identity(view, &identity), 0);
+	assert_int_equal(identity.state, MESH_STATS_IDENTITY_OK);
+	assert_string_equal(identity.spiffe_id, written.spiffe_id);
+	assert_string_equal(identity.source, "local:");
+	assert_string_equal(identity.serial, "0a1b");
+	assert_string_equal(identity.issuer, "");
+	assert_int_equal(identity.generation, 3);
+	assert_int_equal(identity.bundle_count, 2);
+	assert_int_equal(mesh_stats_identity_bundle(view, 0, &bundle), 0);
+	assert_string_equal(bundle.trust_domain, "mesh.local");
+	assert_int_equal(bundle.certificate_count, 2);
+	assert_int_equal(bundle.earliest_not_after_s, 2000000000);
+	assert_int_equal(mesh_stats_identity_bundle(view, 1, &bundle), 0);
+	assert_string_equal(bundle.trust_domain, "other.example");
+	assert_int_equal(mesh_stats_identity_bundle(view, 2, &bundle), MESH_E_NOT_FOUND);
+	identity.size = 0;
+	assert_int_equal(mesh_stats_identity(view, &identity), MESH_E_INVALID);
+	mesh_stats_close(view);
+	mesh__stats_close(stats);
+}
+
+/* Its writer may hang and not know. */
+static void an_identity_expires_by_the_readers_clock(void **state)
+{
+	struct mesh__stats *stats = open_stats();
+	struct mesh__stats_identity written = identity_until(1000000000);
+	struct mesh_stats_identity identity = { .size = sizeof(identity) };
+	mesh_stats_view *view;
+
+	(void)state;
+	mesh__stats_set_identity(stats, &written);
+	view = open_view(mesh__stats_path(stats));
+	assert_int_equal(mesh_stats_identity(view, &identity), 0);
+	assert_int_equal(identity.state, MESH_STATS_IDENTITY_EXPIRED);
+	mesh_stats_close(view);
+	mesh__stats_close(stats);
+}
+
+struct changing {
+	struct mesh__stats *stats;
+	atomic_bool must_stop;
+};
+
+static void *change_identity(void *user)
+{
+	struct changing *changing = user;
+	char text[201];
+
+	for (uint64_t i = 0; !atomic_load(&changing->must_stop); i++) {
+		struct mesh__stats_identity identity = identity_until(4000000000);
+
+		memset(text, 'a' + (int)(i % 26), i % 2 ? 200 : 20);
+		text[i % 2 ? 200 : 20] = '\0';
+		identity.spiffe_id = identity.last_failure = text;
+		identity.generation = i % 26;
+		mesh__stats_set_identity(changing->stats, &identity);
+	}
+	return NULL;
+}
+
+static void an_identity_that_changes_is_never_read_in_parts(void **state)
+{
+	struct changing changing = { .stats = open_stats() };
+	struct mesh_stats_identity identity = { .size = sizeof(identity) };
+	mesh_stats_view *view = open_view(mesh__stats_path(changing.stats));
+	pthread_t thread;
+
+	(void)state;
+	assert_int_equal(pthread_create(&thread, NULL, change_identity, &changing), 0);
+	for (int i = 0; i < 3000; i++) {
+		assert_int_equal(mesh_stats_read(view, NULL), 0);
+		if (mesh_stats_identity(view, &identity) != 0)
+			continue;
+		assert_string_equal(identity.spiffe_id, identity.last_failure);
+		assert_int_equal(identity.spiffe_id[0], 'a' + (int)identity.generation);
+		assert_int_equal(strspn(identity.spiffe_id, (char[]){ identity.spiffe_id[0], '\0' }), strlen(identity.spiffe_id));
+	}
+	atomic_store(&changing.must_stop, true);
+	pthread_join(thread, NULL);
+	mesh_stats_close(view);
+	mesh__stats_close(changing.stats);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_test_dir, remove_test_dir)
 	const struct CMUnitTest tests[] = {
 		TEST(a_view_says_who_wrote_it),
+		TEST(an_identity_is_read_as_it_was_written),
+		TEST(an_identity_expires_by_the_readers_clock),
+		TEST(an_identity_that_changes_is_never_read_in_parts),
 		TEST(a_series_brings_its_own_description),
 		TEST(structures_of_an_older_caller_are_not_overrun),
 		TEST(reading_again_finds_new_values_and_new_series_behind_the_old),

@@ -1,6 +1,7 @@
 #include "test_stats_lib.h"
 
 #include "base/clock.h"
+#include "stats/identity_page.h"
 #include "stats/layout.h"
 
 #include <sys/mount.h>
@@ -445,11 +446,49 @@ static void every_failed_allocation_is_survived(void **state)
 	}
 }
 
+static mesh_stats_view *view_of(struct mesh__stats *stats)
+{
+	mesh_stats_view *view = NULL;
+
+	assert_int_equal(mesh__stats_view_self(stats, &view, NULL), 0);
+	return view;
+}
+
+/* The longest of everything, and more bundles than there is room for: the ID stays whole, and what was left out is counted. */
+static void a_long_identity_is_kept_and_the_rest_cut(void **state)
+{
+	struct mesh__stats_options opts = { .service = "shop", .is_off = true };
+	struct mesh_stats_identity identity = { .size = sizeof(identity) };
+	struct mesh__stats_bundle bundles[100];
+	struct mesh__stats *stats = NULL;
+	char text[2049];
+	mesh_stats_view *view;
+
+	(void)state;
+	memset(text, 'x', sizeof(text) - 1);
+	text[sizeof(text) - 1] = '\0';
+	for (int i = 0; i < 100; i++)
+		bundles[i] = (struct mesh__stats_bundle){ i ? "a.example" : text, 1, 1 };
+	assert_int_equal(mesh__stats_open(&opts, &stats, NULL), 0); /* in private memory */
+	mesh__stats_set_identity(stats, &(struct mesh__stats_identity){ MESH_STATS_IDENTITY_NONE, text, text, text, text, text, text, .bundles = bundles,
+									.bundle_count = 100 });
+	view = view_of(stats);
+	assert_int_equal(mesh_stats_identity(view, &identity), 0);
+	assert_int_equal(identity.state, MESH_STATS_IDENTITY_NONE);
+	assert_int_equal(strlen(identity.spiffe_id), 2048);
+	assert_int_equal(strlen(identity.last_failure), 255);
+	assert_in_range(identity.bundle_count, 1, 32);
+	assert_int_equal(identity.bundle_total, 100);
+	mesh_stats_close(view);
+	mesh__stats_close(stats);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_test_dir, remove_test_dir)
 	const struct CMUnitTest tests[] = {
 		TEST(concurrent_adds_lose_nothing),
+		TEST(a_long_identity_is_kept_and_the_rest_cut),
 		TEST(threads_that_make_the_same_series_share_it),
 		TEST(shards_never_share_a_cache_line),
 		TEST(labels_that_a_metric_does_not_use_make_no_series),

@@ -1,0 +1,389 @@
+/*
+ * mesh check: is everything in order? A line per check, a hint for each that is not. Nothing is repaired. It opens a mesh as a
+ * service would, so that what makes services fail shows here first; where there is no local: authority yet, that makes one.
+ */
+#include "command.h"
+#include "identity.h"
+#include "output.h"
+#include "session.h"
+
+#include "mesh/options.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/timex.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	DAY_S = 86400,
+	AUTHORITY_DAYS_MIN = 60,          /* to replace a root takes weeks: linkerd warns so early, too */
+	DESCRIPTORS_MIN = 1024,
+	TLS_VERSION_MIN = 0x03060600,     /* 3.6.6: what is older has known holes */
+};
+#define AUTHORITY_DIR "ca"
+#define YEAR_2026_S INT64_C(1767225600) /* this library is not older: a clock that says so is wrong */
+#define TLS_SUPPORT_ENDS_S INT64_C(1806537600) /* 2027-04-01: mbedTLS 3.6 is maintained until March 2027 */
+
+enum level { OK, WARN, FAIL };
+
+struct check_args {
+	const char *dir;
+	bool is_json;
+};
+
+static const struct arg args[] = {
+	{ "json", 0, ARG_FLAG, offsetof(struct check_args, is_json), NULL, "print as JSON", 0, 0 },
+	{ "dir", 0, ARG_TEXT, offsetof(struct check_args, dir), "DIR", "where the counters are (default: option `stats.dir`)", 0, 0 },
+	{ 0 },
+};
+
+struct report {
+	json_t *rows; /* NULL: for people */
+	unsigned counts[3];
+};
+
+static void print_row(enum level level, const char *name, const char *said, const char *hint)
+{
+	static const struct {
+		const char *text;
+		enum colour colour;
+	} marks[] = { { "ok", GREEN }, { "warn", YELLOW }, { "FAIL", RED } };
+
+	paint(stdout, marks[level].colour, "%-4s", marks[level].text);
+	printf("  %-12s ", name);
+	print_escaped(stdout, said, strlen(said), false);
+	putchar('\n');
+	if (level == OK || !*hint)
+		return;
+	printf("%20s", "-> ");
+	print_escaped(stdout, hint, strlen(hint), false);
+	putchar('\n');
+}
+
+static void tell(struct report *report, enum level level, const char *name, const char *hint, const char *format, ...)
+	__attribute__((format(printf, 5, 6)));
+
+static void tell(struct report *report, enum level level, const char *name, const char *hint, const char *format, ...)
+{
+	static const char *const words[] = { "ok", "warn", "FAIL" };
+	char said[1280];
+	va_list list;
+
+	va_start(list, format);
+	vsnprintf(said, sizeof(said), format, list);
+	va_end(list);
+	report->counts[level]++;
+	if (report->rows)
+		json_array_append_new(report->rows, json_pack("{s:s, s:s, s:o, s:o}", "check", name, "result", words[level], "message",
+							      json_text(said, strlen(said)), "hint",
+							      json_text(level == OK ? "" : hint, level == OK ? 0 : strlen(hint))));
+	else
+		print_row(level, name, said, hint);
+}
+
+/* ---- options ---- */
+
+struct opening {
+	struct report *report;
+	unsigned warnings, problems;
+	bool is_closed;
+};
+
+static void on_log(int32_t level, const char *line, void *user)
+{
+	static const char subject[] = "options: ";
+	struct opening *opening = user;
+
+	if (opening->is_closed || level > MESH_LOG_WARN || strncmp(line, subject, strlen(subject)) != 0)
+		return;
+	tell(opening->report, level == MESH_LOG_WARN ? WARN : FAIL, "options", "`mesh config` lists all, mesh-options(7) says what they do", "%s",
+	     line + strlen(subject));
+	if (level == MESH_LOG_WARN)
+		opening->warnings++;
+	else
+		opening->problems++;
+}
+
+/* Opens a mesh as a service here would; NULL: it cannot, and that was told. */
+static mesh *check_options(struct report *report)
+{
+	static const struct mesh_setting quiet[] = { { "stats", "off" } };
+	struct opening opening = { .report = report };
+	struct mesh_options opts = MESH_OPTIONS_INIT;
+	struct mesh_error err = MESH_ERROR_INIT;
+	mesh *m = NULL;
+
+	opts.service = "mesh";
+	opts.settings = quiet;
+	opts.setting_count = 1;
+	opts.log = on_log;
+	opts.log_user = &opening;
+	int result = mesh_open(&opts, &m, &err);
+	opening.is_closed = true;
+	if (result && !opening.problems)
+		tell(report, FAIL, err.code == MESH_E_OPTION ? "options" : "opening", "no service with these options can start here", "%s", err.message);
+	else if (!result && !opening.warnings)
+		tell(report, OK, "options", "", "all MESH_ names are known, all values in range");
+	return result ? NULL : m;
+}
+
+static void get_option(mesh *m, const char *name, const char *variable, char *value, size_t capacity)
+{
+	const char *given = getenv(variable);
+
+	value[0] = '\0';
+	if (!m || mesh_options_get(m, name, NULL, value, capacity) < 0)
+		snprintf(value, capacity, "%s", given ? given : "");
+}
+
+static void check_encryption(struct report *report, mesh *m)
+{
+	char tls[16], identity[600];
+
+	get_option(m, "tls", "MESH_TLS", tls, sizeof(tls));
+	get_option(m, "identity", "MESH_IDENTITY", identity, sizeof(identity));
+	if (strcmp(tls, "off") == 0 || strcmp(identity, "off") == 0)
+		tell(report, WARN, "encryption", "MESH_TLS=on, and no MESH_IDENTITY=off", "PLAIN TEXT: what starts here with these options encrypts nothing and proves nothing");
+	else
+		tell(report, OK, "encryption", "", "what starts here with these options encrypts, and both sides show who they are");
+}
+
+/* ---- the machine ---- */
+
+static void check_clock(struct report *report)
+{
+	struct timex state = { .modes = 0 };
+	int result = adjtimex(&state);
+
+	if (wall_s() < YEAR_2026_S)
+		tell(report, FAIL, "clock", "set it: certificates are judged by the wall clock", "the clock is before 2026: every certificate seems not yet valid");
+	else if (result < 0)
+		tell(report, WARN, "clock", "see to it that the host keeps time", "the kernel does not say whether the clock is synchronised: %s", strerror(errno));
+	else if (result == TIME_ERROR || (state.status & STA_UNSYNC))
+		tell(report, WARN, "clock", "start chrony or systemd-timesyncd: a clock that is minutes off refuses good certificates",
+		     "the clock is not synchronised (NTP)");
+	else
+		tell(report, OK, "clock", "", "synchronised, at most %ld ms off", (long)state.maxerror / 1000);
+}
+
+static void check_tls_version(struct report *report)
+{
+	uint32_t number = mesh_tls_version_number();
+	unsigned major = number >> 24, minor = number >> 16 & 0xff, patch = number >> 8 & 0xff;
+
+	if (number < TLS_VERSION_MIN)
+		tell(report, FAIL, "mbedtls", "install the security updates of libmbedtls", "mbedTLS %u.%u.%u is loaded: before 3.6.6 it has known holes", major, minor, patch);
+	else if (number >> 16 == 0x0306 && wall_s() >= TLS_SUPPORT_ENDS_S)
+		tell(report, WARN, "mbedtls", "move to a supported version, unless your distribution maintains it", "mbedTLS %u.%u.%u: its makers maintain 3.6 until March 2027 and no longer",
+		     major, minor, patch);
+	else
+		tell(report, OK, "mbedtls", "", "mbedTLS %u.%u.%u (3.6 is maintained until March 2027)", major, minor, patch);
+}
+
+static void check_descriptors(struct report *report)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+		tell(report, WARN, "descriptors", "", "the limit cannot be read: %s", strerror(errno));
+	else if (limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < DESCRIPTORS_MIN)
+		tell(report, WARN, "descriptors", "ulimit -n 65536, or LimitNOFILE= of the unit: each connection needs one", "at most %llu descriptors in a process started here",
+		     (unsigned long long)limit.rlim_cur);
+	else
+		tell(report, OK, "descriptors", "", "at most %llu in a process started here", (unsigned long long)limit.rlim_cur);
+}
+
+/* ---- what has to be private ---- */
+
+/* `forbidden`: permission bits that others must not have. False: it was told what is wrong, or that it is not there. */
+static bool check_private(struct report *report, const char *name, const char *path, mode_t type, mode_t forbidden, const char *absent)
+{
+	struct stat found;
+	char hint[1200];
+
+	snprintf(hint, sizeof(hint), "look who changed it; then chown and chmod %s %s", type == S_IFDIR ? "0700" : "0600", path);
+	if (lstat(path, &found) != 0 && errno == ENOENT) {
+		tell(report, OK, name, "", "%s is not there: %s", path, absent);
+		return false;
+	}
+	if (lstat(path, &found) != 0)
+		tell(report, FAIL, name, "see to its permissions", "%s: %s", path, strerror(errno));
+	else if ((found.st_mode & S_IFMT) != type)
+		tell(report, FAIL, name, hint, "%s is not a %s (symbolic links are not followed)", path, type == S_IFDIR ? "directory" : "regular file");
+	else if (found.st_uid != geteuid())
+		tell(report, FAIL, name, hint, "%s belongs to user %u, not to us (%u)", path, (unsigned)found.st_uid, (unsigned)geteuid());
+	else if (found.st_mode & forbidden)
+		tell(report, FAIL, name, hint, "%s has mode %04o: others may use it", path, (unsigned)(found.st_mode & 07777));
+	else {
+		tell(report, OK, name, "", "%s is ours alone", path);
+		return true;
+	}
+	return false;
+}
+
+static void check_state_dir(struct report *report, mesh *m)
+{
+	const char *state_home = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+	char dir[1024], path[1100];
+
+	get_option(m, "state.dir", "MESH_STATE_DIR", dir, sizeof(dir));
+	if (!*dir && state_home && *state_home == '/')
+		snprintf(dir, sizeof(dir), "%s/mesh", state_home);
+	else if (!*dir && home && *home == '/')
+		snprintf(dir, sizeof(dir), "%s/.local/state/mesh", home);
+	if (!*dir) {
+		tell(report, WARN, "state", "set MESH_STATE_DIR, or HOME", "no directory for what has to last, as the local: authority");
+		return;
+	}
+	if (!check_private(report, "state", dir, S_IFDIR, 022, "it is made when the first service starts"))
+		return;
+	snprintf(path, sizeof(path), "%s/" AUTHORITY_DIR, dir);
+	if (!check_private(report, "authority", path, S_IFDIR, 077, "it is made when the first service needs it"))
+		return;
+	snprintf(path, sizeof(path), "%s/" AUTHORITY_DIR "/ca.key", dir);
+	check_private(report, "authority", path, S_IFREG, 077, "it is made when the first service needs it");
+}
+
+static void check_runtime_dir(struct report *report, mesh *m)
+{
+	static const char absent[] = "it is made when the first service starts";
+	const char *runtime = getenv("XDG_RUNTIME_DIR");
+	char dir[1024];
+
+	get_option(m, "runtime.dir", "MESH_RUNTIME_DIR", dir, sizeof(dir));
+	if (!*dir && runtime && *runtime == '/')
+		snprintf(dir, sizeof(dir), "%s/mesh", runtime);
+	else if (!*dir)
+		snprintf(dir, sizeof(dir), "/dev/shm/mesh-%u", (unsigned)geteuid());
+	check_private(report, "runtime", dir, S_IFDIR, 022, absent);
+}
+
+/* ---- processes ---- */
+
+static void check_bundles(struct report *report, const char *who, const struct identity *identity)
+{
+	struct mesh_stats_bundle bundle = { .size = sizeof(bundle) };
+	int64_t now = wall_s();
+
+	for (uint32_t i = 0; i < identity->info.bundle_count; i++) {
+		if (mesh_stats_identity_bundle(identity->process->view, i, &bundle) != 0 || bundle.earliest_not_after_s <= 0)
+			continue;
+		if (bundle.earliest_not_after_s <= now)
+			tell(report, FAIL, "authority", "replace it at once: nobody of this domain can be verified by it", "%s: an authority of %s has expired", who, bundle.trust_domain);
+		else if (bundle.earliest_not_after_s - now < (int64_t)AUTHORITY_DAYS_MIN * DAY_S)
+			tell(report, WARN, "authority", "add its successor to the bundle now, and let it expire there", "%s: an authority of %s expires in %lld days", who,
+			     bundle.trust_domain, (long long)((bundle.earliest_not_after_s - now) / DAY_S));
+	}
+}
+
+/* Less than a tenth of its life is left, and half of it should be. Its life begins when it came: issuers date back, for clocks that are late. */
+static bool is_nearly_over(const struct mesh_stats_identity *info)
+{
+	int64_t begin_s = info->last_renewal_s > info->not_before_s ? info->last_renewal_s : info->not_before_s;
+	double life = (double)info->not_after_s - (double)begin_s;
+
+	return life > 0 && (double)info->not_after_s - (double)wall_s() < life / 10;
+}
+
+static void check_process(struct report *report, const struct counters_process *process)
+{
+	struct identity identity;
+	char who[200], left[HUMAN_BYTES];
+
+	identity_read(process, &identity);
+	snprintf(who, sizeof(who), "%.128s.%lld", process->info.service, (long long)process->info.pid);
+	if (process->info.state == MESH_STATS_STUCK)
+		tell(report, FAIL, "process", "gdb -p, or restart it", "%s hangs: a loop of it has not turned for five seconds", who);
+	if (*identity.reason)
+		tell(report, FAIL, "identity", identity.hint, "%s: %s", who, identity.reason);
+	else if (is_nearly_over(&identity.info))
+		tell(report, WARN, "identity", "see to its source: it should have been renewed at half of its life", "%s: less than a tenth of its certificate's life is left: %s",
+		     who, human_seconds(left, identity.info.not_after_s - wall_s()));
+	else
+		tell(report, OK, "identity", "", "%s is %s for another %s", who, identity.info.spiffe_id, human_seconds(left, identity.info.not_after_s - wall_s()));
+	check_bundles(report, who, &identity);
+}
+
+static void check_processes(struct report *report, const char *dir)
+{
+	struct mesh_error err = MESH_ERROR_INIT;
+	struct counters *now = counters_read(dir, false, &err);
+	size_t live = 0;
+
+	if (!now) {
+		tell(report, FAIL, "processes", "mesh-stats(5) says where the counters are", "%s", err.message);
+		return;
+	}
+	for (size_t i = 0; i < now->process_count; i++) {
+		if (now->processes[i].info.state != MESH_STATS_ALIVE && now->processes[i].info.state != MESH_STATS_STUCK)
+			continue;
+		check_process(report, &now->processes[i]);
+		live++;
+	}
+	if (now->unreadable_count > 0)
+		tell(report, WARN, "processes", "remove it, if no process is behind it", "counters cannot be read: %s", now->problem);
+	if (live == 0)
+		tell(report, OK, "processes", "", "none of this user runs here now");
+	counters_free(now);
+}
+
+/* ---- the whole ---- */
+
+static int finish(struct report *report)
+{
+	int status = report->counts[FAIL] ? EXIT_FAILED : EXIT_DONE;
+
+	if (report->rows) {
+		int printed = print_json(json_pack("{s:b, s:i, s:i, s:o}", "ok", report->counts[FAIL] == 0, "failures", (int)report->counts[FAIL], "warnings",
+						   (int)report->counts[WARN], "checks", report->rows));
+		return printed ? printed : status;
+	}
+	printf("\n%u in order, %u warning%s, %u failure%s\n", report->counts[OK], report->counts[WARN], report->counts[WARN] == 1 ? "" : "s",
+	       report->counts[FAIL], report->counts[FAIL] == 1 ? "" : "s");
+	return status;
+}
+
+static int run(const struct command *cmd, int argc, char **argv)
+{
+	struct check_args given = { 0 };
+	struct report report = { 0 };
+	char dir[1024];
+	int first;
+	enum args_result result = args_parse(cmd, argc, argv, &given, &first);
+
+	if (result != ARGS_GO)
+		return result == ARGS_DONE ? EXIT_DONE : EXIT_USAGE;
+	if (first < argc) {
+		complain("%s: `mesh check` checks everything and takes no name", argv[first]);
+		return EXIT_USAGE;
+	}
+	report.rows = given.is_json ? json_array() : NULL;
+	mesh *m = check_options(&report);
+	check_encryption(&report, m);
+	check_clock(&report);
+	check_tls_version(&report);
+	check_descriptors(&report);
+	check_runtime_dir(&report, m);
+	check_state_dir(&report, m);
+	if (m && !given.dir && mesh_options_get(m, "stats.dir", NULL, dir, sizeof(dir)) <= 0)
+		mesh_options_get(m, "runtime.dir", NULL, dir, sizeof(dir));
+	if (!m || given.dir)
+		snprintf(dir, sizeof(dir), "%s", given.dir ? given.dir : "");
+	mesh_close(m);
+	check_processes(&report, *dir ? dir : NULL);
+	return finish(&report);
+}
+
+const struct command command_check = {
+	"check", "", "is everything in order? options, clock, private files, identities",
+	"  mesh check\n"
+	"  mesh check --json | jq '.checks[] | select(.result == \"FAIL\")'\n\n"
+	"One line for each check, and a hint where something is to be done. Exit status 1 if one says FAIL; warnings are none.\n"
+	"A process with plain text, or whose certificate was not renewed when it should have been, is a failure.\n",
+	args, run, false
+};

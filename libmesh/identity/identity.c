@@ -1,0 +1,640 @@
+#include "identity/identity.h"
+
+#include "base/address.h"
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/memory.h"
+#include "base/text.h"
+#include "identity/identity_check.h"
+#include "identity/rotation.h"
+#include "identity/source.h"
+
+#include <inttypes.h>
+#include <psa/crypto.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define TICK_NS MESH__NS_PER_SEC
+
+enum { NS_PER_SEC = 1000000000 };
+
+static const struct mesh__identity_source_ops *const sources[] = { &mesh__identity_local, &mesh__identity_file, &mesh__identity_spiffe };
+
+struct mesh__identity {
+	struct mesh__identity_options opts;
+	struct mesh__identity_source source;
+	bool is_tls;
+	mesh__cell *expiration, *refreshes, *overdue, *plaintext;
+	atomic_uint_fast64_t generation; /* changes whenever `newest` does */
+	atomic_bool news_posted;
+	struct mesh__task start, news;
+
+	/* Short holds; nothing is called and nothing freed under it. */
+	struct {
+		pthread_mutex_t lock;
+		struct mesh__credentials *newest; /* NULL: none yet, or taken back */
+		struct mesh__lifetime life;       /* of the leaf that ends first */
+		bool is_redacted, is_renewal_wanted;
+		uint32_t failures_in_row;
+		uint64_t renewals, failures;
+		int64_t last_renewal_s, next_renewal_s, overdue_since_s, last_failure_s;
+		char last_failure[512];
+	} shared;
+
+	/* on the control loop */
+	struct mesh__list watches;
+	struct mesh__timer tick, renew;
+	struct mesh__clocks seen;
+	bool is_stopped;
+};
+
+/* --- clocks --- */
+
+static int64_t read_clock(clockid_t id)
+{
+	struct timespec ts = { 0 };
+
+	clock_gettime(id, &ts);
+	return (int64_t)ts.tv_sec * NS_PER_SEC + ts.tv_nsec;
+}
+
+static struct mesh__clocks read_clocks(void)
+{
+	return (struct mesh__clocks){ read_clock(CLOCK_REALTIME), (uint64_t)read_clock(CLOCK_BOOTTIME), (uint64_t)read_clock(CLOCK_MONOTONIC) };
+}
+
+static int64_t wall_s(void)
+{
+	return read_clock(CLOCK_REALTIME) / NS_PER_SEC;
+}
+
+static const char *print_span(char *text, size_t capacity, int64_t seconds)
+{
+	if (seconds < 120)
+		snprintf(text, capacity, "%" PRId64 " s", seconds);
+	else if (seconds < 7200)
+		snprintf(text, capacity, "%" PRId64 " min", seconds / 60);
+	else if (seconds < 172800)
+		snprintf(text, capacity, "%" PRId64 " h", seconds / 3600);
+	else
+		snprintf(text, capacity, "%" PRId64 " days", seconds / 86400);
+	return text;
+}
+
+/* --- what others hold --- */
+
+static const struct mesh__svid *first_to_end(const struct mesh__credentials *credentials)
+{
+	const struct mesh__svid *first = NULL;
+
+	for (uint32_t i = 0; i < credentials->svid_count; i++)
+		if (!first || credentials->svids[i]->facts.not_after_s < first->facts.not_after_s)
+			first = credentials->svids[i];
+	return first;
+}
+
+static bool is_valid_now(const struct mesh__svid *svid, int64_t now_s)
+{
+	return now_s >= svid->facts.not_before_s && now_s <= svid->facts.not_after_s;
+}
+
+static struct mesh__credentials *take_newest(struct mesh__identity *identity)
+{
+	struct mesh__credentials *newest;
+
+	pthread_mutex_lock(&identity->shared.lock);
+	newest = identity->shared.newest ? mesh__credentials_ref(identity->shared.newest) : NULL;
+	pthread_mutex_unlock(&identity->shared.lock);
+	return newest;
+}
+
+static void add_last_failure(struct mesh__identity *identity, struct mesh__text *text, int64_t now_s)
+{
+	char failure[512], span[32];
+	int64_t when_s;
+
+	pthread_mutex_lock(&identity->shared.lock);
+	memcpy(failure, identity->shared.last_failure, sizeof(failure));
+	when_s = identity->shared.last_failure_s;
+	pthread_mutex_unlock(&identity->shared.lock);
+	if (*failure)
+		mesh__text_addf(text, "; %s ago: %s", print_span(span, sizeof(span), now_s > when_s ? now_s - when_s : 0), failure);
+}
+
+static void say_why_none(struct mesh__identity *identity, char *why, size_t capacity)
+{
+	struct mesh__text text;
+
+	mesh__text_init(&text, why, capacity);
+	pthread_mutex_lock(&identity->shared.lock);
+	mesh__text_addf(&text, identity->shared.is_redacted ? "%s has taken our identity back" : "%s has given us no identity yet", identity->source.uri);
+	pthread_mutex_unlock(&identity->shared.lock);
+	add_last_failure(identity, &text, wall_s());
+}
+
+static void say_why_not_now(struct mesh__identity *identity, const struct mesh__svid *svid, int64_t now_s, char *why, size_t capacity)
+{
+	bool is_early = now_s < svid->facts.not_before_s;
+	int64_t apart_s = is_early ? svid->facts.not_before_s - now_s : now_s - svid->facts.not_after_s;
+	struct mesh__text text;
+	char span[32];
+
+	mesh__text_init(&text, why, capacity);
+	mesh__text_addf(&text, "our identity %.200s from %s ", svid->facts.id.text, identity->source.uri);
+	print_span(span, sizeof(span), apart_s);
+	if (is_early)
+		mesh__text_addf(&text, "is not valid before %s from now: is the clock right?", span);
+	else
+		mesh__text_addf(&text, "expired %s ago and was not renewed", span);
+	add_last_failure(identity, &text, now_s);
+}
+
+struct mesh__credentials *mesh__identity_take(struct mesh__identity *identity, char *why, size_t capacity)
+{
+	struct mesh__credentials *newest = take_newest(identity);
+	const struct mesh__svid *svid = newest ? mesh__identity_svid(identity, newest, NULL) : NULL;
+	int64_t now_s = wall_s();
+
+	if (svid && is_valid_now(svid, now_s))
+		return newest;
+	if (svid)
+		say_why_not_now(identity, svid, now_s, why, capacity);
+	else
+		say_why_none(identity, why, capacity);
+	mesh__credentials_unref(newest);
+	return NULL;
+}
+
+uint64_t mesh__identity_generation(const struct mesh__identity *identity)
+{
+	return atomic_load_explicit(&identity->generation, memory_order_acquire);
+}
+
+bool mesh__identity_is_tls(const struct mesh__identity *identity)
+{
+	return identity->is_tls;
+}
+
+static const char *own_domain(const struct mesh__credentials *credentials, char storage[MESH__TRUST_DOMAIN_MAX + 1])
+{
+	const struct mesh__svid *svid = mesh__credentials_svid(credentials, NULL, NULL);
+
+	if (!svid)
+		return NULL;
+	memcpy(storage, mesh__spiffe_id_domain(&svid->facts.id), svid->facts.id.domain_len);
+	storage[svid->facts.id.domain_len] = '\0';
+	return storage;
+}
+
+static int id_by_template(const struct mesh__identity *identity, const struct mesh__credentials *credentials, const char *service,
+			  struct mesh__spiffe_id *id, const char **why)
+{
+	char domain[MESH__TRUST_DOMAIN_MAX + 1];
+
+	if (!own_domain(credentials, domain)) {
+		*why = "we have no identity, thus no trust domain";
+		return -1;
+	}
+	return mesh__spiffe_id_of_service(id, domain, mesh__config_text(identity->opts.config, MESH__OPTION_NAMESPACE, service), service, why);
+}
+
+const struct mesh__svid *mesh__identity_svid(const struct mesh__identity *identity, const struct mesh__credentials *credentials, const char *service)
+{
+	const char *hint = mesh__config_text(identity->opts.config, MESH__OPTION_IDENTITY_HINT, NULL);
+	struct mesh__spiffe_id id;
+	const char *why;
+
+	if (id_by_template(identity, credentials, service ? service : identity->opts.service, &id, &why))
+		return mesh__credentials_svid(credentials, NULL, hint);
+	return mesh__credentials_svid(credentials, id.text, hint);
+}
+
+int mesh__identity_expected(const struct mesh__identity *identity, const struct mesh__credentials *credentials, const char *service,
+			    struct mesh__spiffe_id *id, const char **why)
+{
+	const char *given = mesh__config_text(identity->opts.config, MESH__OPTION_PEER_ID, service);
+
+	if (*given)
+		return mesh__spiffe_id_parse(id, given, strlen(given), why);
+	return id_by_template(identity, credentials, service, id, why);
+}
+
+/* --- old connections --- */
+
+static bool has_id(const struct mesh__credentials *credentials, const char *id)
+{
+	for (uint32_t i = 0; i < credentials->svid_count; i++)
+		if (strcmp(credentials->svids[i]->facts.id.text, id) == 0)
+			return true;
+	return false;
+}
+
+static bool trusts(const struct mesh__credentials *credentials, const struct mesh__spiffe_id *peer)
+{
+	return mesh__credentials_bundle(credentials, mesh__spiffe_id_domain(peer), peer->domain_len) != NULL;
+}
+
+static enum mesh__verdict_on_old judge_superseded(struct mesh__identity *identity, const char *own_id, const struct mesh__spiffe_id *peer)
+{
+	struct mesh__credentials *newest = take_newest(identity);
+	enum mesh__verdict_on_old verdict = MESH__OLD_DRAINS;
+
+	if (!newest || (own_id && *own_id && !has_id(newest, own_id)) || (peer && peer->len && !trusts(newest, peer)))
+		verdict = MESH__OLD_ENDS;
+	mesh__credentials_unref(newest);
+	return verdict;
+}
+
+enum mesh__verdict_on_old mesh__identity_judge(struct mesh__identity *identity, const struct mesh__credentials *used, const char *own_id,
+					       const struct mesh__spiffe_id *peer, int64_t peer_not_after_s)
+{
+	const struct mesh__svid *first;
+	int64_t now_s;
+
+	if (used->number != mesh__identity_generation(identity))
+		return judge_superseded(identity, own_id, peer);
+	/* Nothing newer came. What has expired makes no new streams; those that are open may end. */
+	now_s = wall_s();
+	first = first_to_end(used);
+	if ((first && now_s > first->facts.not_after_s) || (peer_not_after_s && now_s > peer_not_after_s))
+		return MESH__OLD_DRAINS;
+	return MESH__OLD_STAYS;
+}
+
+/* --- news --- */
+
+static void count_failure(struct mesh__identity *identity, const char *reason)
+{
+	struct mesh__labels labels = { .reason = reason };
+
+	mesh__counter_add(mesh__stats_counter(identity->opts.stats, MESH__METRIC_IDENTITY_FAILURES_TOTAL, &labels), mesh__shard_mine(), 1);
+}
+
+/* Timers and watchers belong to the control loop; news may come before it turns, or from whoever starts a server. */
+static void post_news(struct mesh__identity *identity)
+{
+	if (!atomic_exchange(&identity->news_posted, true))
+		mesh__loop_post(identity->opts.control, &identity->news);
+}
+
+static void log_new(const struct mesh__identity *identity, const struct mesh__svid *svid, uint64_t number)
+{
+	char span[32];
+	int64_t left_s = svid->facts.not_after_s - wall_s();
+
+	mesh__log_write(identity->opts.log, number == 1 ? MESH_LOG_INFO : MESH_LOG_DEBUG, "identity: %.200s from %s, serial %s, valid for %s",
+			svid->facts.id.text, identity->source.uri, svid->facts.serial, print_span(span, sizeof(span), left_s));
+}
+
+void mesh__identity_deliver(struct mesh__identity_source *source, struct mesh__credentials *credentials)
+{
+	struct mesh__identity *identity = source->identity;
+	const struct mesh__svid *first = first_to_end(credentials);
+	struct mesh__clocks now = read_clocks();
+	struct mesh__credentials *old;
+
+	if (!first) {
+		mesh__credentials_unref(credentials);
+		mesh__identity_failed(source, "empty", "what came holds no certificate");
+		return;
+	}
+	pthread_mutex_lock(&identity->shared.lock);
+	credentials->number = atomic_load_explicit(&identity->generation, memory_order_relaxed) + 1;
+	old = identity->shared.newest;
+	identity->shared.newest = credentials;
+	identity->shared.life = mesh__rotation_lifetime(first->facts.not_before_s, first->facts.not_after_s, &now);
+	identity->shared.is_redacted = false;
+	identity->shared.failures_in_row = 0;
+	identity->shared.is_renewal_wanted = true;
+	identity->shared.renewals++;
+	identity->shared.last_renewal_s = now.wall_ns / NS_PER_SEC;
+	atomic_store_explicit(&identity->generation, credentials->number, memory_order_release);
+	log_new(identity, credentials->svids[0], credentials->number);
+	mesh__gauge_set(identity->expiration, (uint64_t)first->facts.not_after_s);
+	pthread_mutex_unlock(&identity->shared.lock);
+	mesh__counter_add(identity->refreshes, mesh__shard_mine(), 1);
+	mesh__credentials_unref(old);
+	post_news(identity);
+}
+
+void mesh__identity_failed(struct mesh__identity_source *source, const char *reason, const char *why)
+{
+	struct mesh__identity *identity = source->identity;
+	bool is_news;
+
+	count_failure(identity, reason);
+	pthread_mutex_lock(&identity->shared.lock);
+	is_news = identity->shared.failures_in_row++ == 0 || strncmp(identity->shared.last_failure, why, sizeof(identity->shared.last_failure) - 1) != 0;
+	identity->shared.failures++;
+	identity->shared.is_renewal_wanted = true;
+	identity->shared.last_failure_s = wall_s();
+	snprintf(identity->shared.last_failure, sizeof(identity->shared.last_failure), "%s", why);
+	pthread_mutex_unlock(&identity->shared.lock);
+	if (is_news) /* else it would be said once a minute for as long as it lasts */
+		mesh__log_write(identity->opts.log, MESH_LOG_WARN, "identity: %s: %s", source->uri, why);
+	post_news(identity);
+}
+
+void mesh__identity_redacted(struct mesh__identity_source *source, const char *why)
+{
+	struct mesh__identity *identity = source->identity;
+	struct mesh__credentials *old;
+
+	count_failure(identity, "redacted");
+	pthread_mutex_lock(&identity->shared.lock);
+	old = identity->shared.newest;
+	identity->shared.newest = NULL;
+	identity->shared.is_redacted = true;
+	identity->shared.failures++;
+	identity->shared.last_failure_s = wall_s();
+	snprintf(identity->shared.last_failure, sizeof(identity->shared.last_failure), "%s", why);
+	atomic_fetch_add_explicit(&identity->generation, 1, memory_order_release);
+	mesh__gauge_set(identity->expiration, 0);
+	pthread_mutex_unlock(&identity->shared.lock);
+	mesh__log_write(identity->opts.log, MESH_LOG_ERROR, "identity: %s took our identity back: %s; connections made with it end", source->uri, why);
+	mesh__credentials_unref(old);
+	post_news(identity);
+}
+
+/* --- renewal, on the control loop --- */
+
+static void plan_renewal(struct mesh__identity *identity, struct mesh__loop *lp, const struct mesh__clocks *now)
+{
+	double jitter = mesh__random_unit(&lp->random);
+	uint64_t when_ns;
+
+	pthread_mutex_lock(&identity->shared.lock);
+	identity->shared.is_renewal_wanted = false;
+	if (identity->shared.failures_in_row)
+		when_ns = now->mono_ns + mesh__rotation_retry_ns(identity->shared.failures_in_row, jitter);
+	else if (identity->shared.newest)
+		when_ns = mesh__rotation_plan(&identity->shared.life, now, jitter);
+	else
+		when_ns = 0; /* the source will say when there is something */
+	identity->shared.next_renewal_s = when_ns ? (now->wall_ns + (int64_t)(when_ns - now->mono_ns)) / NS_PER_SEC : 0;
+	pthread_mutex_unlock(&identity->shared.lock);
+	if (when_ns && identity->source.ops->renew)
+		mesh__timer_set(lp, &identity->renew, when_ns);
+}
+
+static void renew_now(struct mesh__timer *timer, struct mesh__loop *lp)
+{
+	struct mesh__identity *identity = MESH__CONTAINER(timer, struct mesh__identity, renew);
+
+	(void)lp;
+	identity->source.ops->renew(&identity->source);
+}
+
+static void note_overdue(struct mesh__identity *identity, const struct mesh__clocks *now)
+{
+	char span[32], failure[512];
+	bool is_overdue, was_overdue;
+	int64_t left_s;
+
+	pthread_mutex_lock(&identity->shared.lock);
+	is_overdue = identity->shared.newest && mesh__rotation_is_overdue(&identity->shared.life, now);
+	was_overdue = identity->shared.overdue_since_s != 0;
+	left_s = mesh__rotation_left_ns(&identity->shared.life, now) / NS_PER_SEC;
+	if (is_overdue != was_overdue)
+		identity->shared.overdue_since_s = is_overdue ? now->wall_ns / NS_PER_SEC : 0;
+	memcpy(failure, identity->shared.last_failure, sizeof(failure));
+	pthread_mutex_unlock(&identity->shared.lock);
+	if (is_overdue == was_overdue)
+		return;
+	mesh__gauge_set(identity->overdue, is_overdue);
+	mesh__identity_show(identity, identity->opts.stats);
+	if (is_overdue && left_s < 0)
+		mesh__log_write(identity->opts.log, MESH_LOG_ERROR, "identity: ours expired %s ago and no new one came from %s: no connection can be made; last failure: %s",
+				print_span(span, sizeof(span), -left_s), identity->source.uri, *failure ? failure : "none");
+	else if (is_overdue)
+		mesh__log_write(identity->opts.log, MESH_LOG_WARN, "identity: it should have been renewed by now, and expires in %s: see %s; last failure: %s",
+				print_span(span, sizeof(span), left_s), identity->source.uri, *failure ? failure : "none");
+	else
+		mesh__log_write(identity->opts.log, MESH_LOG_INFO, "identity: renewed, though late");
+}
+
+static void note_clocks(struct mesh__identity *identity, struct mesh__loop *lp, const struct mesh__clocks *now)
+{
+	enum mesh__clock_change change = mesh__rotation_compare(&identity->seen, now);
+
+	identity->seen = *now;
+	if (change == MESH__CLOCK_STEADY)
+		return;
+	mesh__log_write(identity->opts.log, MESH_LOG_INFO, "identity: %s: looking again at when to renew",
+			change == MESH__CLOCK_SLEPT ? "the machine was asleep" : "the clock was set");
+	plan_renewal(identity, lp, now);
+	mesh__identity_show(identity, identity->opts.stats);
+}
+
+static void on_tick(struct mesh__timer *timer, struct mesh__loop *lp)
+{
+	struct mesh__identity *identity = MESH__CONTAINER(timer, struct mesh__identity, tick);
+	struct mesh__clocks now = read_clocks();
+
+	note_clocks(identity, lp, &now);
+	note_overdue(identity, &now);
+	mesh__timer_set(lp, timer, lp->now_ns + TICK_NS);
+}
+
+static void on_news(struct mesh__task *task, struct mesh__loop *lp)
+{
+	struct mesh__identity *identity = MESH__CONTAINER(task, struct mesh__identity, news);
+	struct mesh__clocks now = read_clocks();
+	bool is_renewal_wanted;
+
+	atomic_store(&identity->news_posted, false);
+	if (identity->is_stopped)
+		return;
+	pthread_mutex_lock(&identity->shared.lock);
+	is_renewal_wanted = identity->shared.is_renewal_wanted;
+	pthread_mutex_unlock(&identity->shared.lock);
+	if (is_renewal_wanted)
+		plan_renewal(identity, lp, &now);
+	else
+		mesh__timer_cancel(&identity->renew);
+	note_overdue(identity, &now);
+	mesh__identity_show(identity, identity->opts.stats);
+	for (struct mesh__list *node = identity->watches.next, *next; node != &identity->watches; node = next) {
+		struct mesh__identity_watch *watch = MESH__CONTAINER(node, struct mesh__identity_watch, node);
+
+		next = node->next;
+		watch->changed(watch);
+	}
+}
+
+void mesh__identity_watch_add(struct mesh__identity *identity, struct mesh__identity_watch *watch)
+{
+	mesh__list_append(&identity->watches, &watch->node);
+}
+
+void mesh__identity_watch_remove(struct mesh__identity_watch *watch)
+{
+	if (watch->node.next)
+		mesh__list_remove(&watch->node);
+}
+
+/* --- servers --- */
+
+int mesh__identity_add_service(struct mesh__identity *identity, const char *service, struct mesh_error *err)
+{
+	if (!identity->is_tls || !identity->source.ops->add_service)
+		return 0;
+	return identity->source.ops->add_service(&identity->source, service, err);
+}
+
+/* --- life --- */
+
+static const struct mesh__identity_source_ops *find_source(const char *uri, const char **rest)
+{
+	for (size_t i = 0; i < sizeof(sources) / sizeof(*sources); i++) {
+		size_t len = strlen(sources[i]->scheme);
+
+		if (strncmp(uri, sources[i]->scheme, len) == 0 && uri[len] == ':') {
+			*rest = uri + len + 1;
+			return sources[i];
+		}
+	}
+	return NULL;
+}
+
+/* Which source, as a URI. false: identity is off. */
+static bool choose_source(const struct mesh__config *cfg, char *uri, size_t capacity)
+{
+	const char *given = mesh__config_text(cfg, MESH__OPTION_IDENTITY, NULL);
+	const char *socket = mesh__config_environment(cfg, "SPIFFE_ENDPOINT_SOCKET");
+
+	if (strcmp(given, "off") == 0)
+		snprintf(uri, capacity, "off");
+	else if ((!*given && socket) || strcmp(given, "spiffe:") == 0)
+		snprintf(uri, capacity, "spiffe:%s", socket ? socket : "");
+	else
+		snprintf(uri, capacity, "%s", *given ? given : "local:");
+	return strcmp(uri, "off") != 0;
+}
+
+static int open_source(struct mesh__identity *identity, struct mesh_error *err)
+{
+	struct mesh__identity_source *source = &identity->source;
+	const char *rest = "";
+	int rc;
+
+	/* The environment's socket was not seen when options were checked. */
+	rc = mesh__identity_check_uri(source->uri, err);
+	if (rc)
+		return rc;
+	source->ops = find_source(source->uri, &rest);
+	if (!source->ops)
+		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option identity: \"%.64s\" names no source", source->uri);
+	if (psa_crypto_init() != PSA_SUCCESS)
+		return mesh__fault(err, MESH_E_SYSTEM, MESH_STAGE_NONE, "mbedTLS cannot start: it finds no source of random numbers");
+	rc = source->ops->open(source, rest, err);
+	if (rc)
+		source->ops = NULL; /* it left nothing to close */
+	return rc;
+}
+
+static void say_plaintext(struct mesh__identity *identity, const char *why)
+{
+	mesh__gauge_set(identity->plaintext, 1);
+	mesh__log_write(identity->opts.log, MESH_LOG_WARN, "connections are PLAIN TEXT and nobody shows who they are, because %s", why);
+}
+
+static void start_on_loop(struct mesh__task *task, struct mesh__loop *lp)
+{
+	struct mesh__identity *identity = MESH__CONTAINER(task, struct mesh__identity, start);
+
+	if (identity->is_stopped)
+		return;
+	identity->seen = read_clocks();
+	mesh__timer_set(lp, &identity->tick, lp->now_ns + TICK_NS);
+	identity->source.ops->start(&identity->source);
+}
+
+int mesh__identity_open(const struct mesh__identity_options *opts, struct mesh__identity **out, struct mesh_error *err)
+{
+	struct mesh__identity *identity = mesh__memory_zalloc(sizeof(*identity));
+	struct mesh__labels none = { 0 };
+	bool is_off;
+	int rc = 0;
+
+	if (!identity)
+		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for the identity");
+	identity->opts = *opts;
+	identity->source.identity = identity;
+	identity->source.opts = &identity->opts;
+	pthread_mutex_init(&identity->shared.lock, NULL);
+	mesh__list_init(&identity->watches);
+	identity->start.run = start_on_loop;
+	identity->news.run = on_news;
+	identity->tick.fire = on_tick;
+	identity->renew.fire = renew_now;
+	identity->expiration = mesh__stats_counter(opts->stats, MESH__METRIC_IDENTITY_EXPIRATION_TIMESTAMP_SECONDS, &none);
+	identity->refreshes = mesh__stats_counter(opts->stats, MESH__METRIC_IDENTITY_REFRESHES_TOTAL, &none);
+	identity->overdue = mesh__stats_counter(opts->stats, MESH__METRIC_IDENTITY_OVERDUE, &none);
+	identity->plaintext = mesh__stats_counter(opts->stats, MESH__METRIC_PLAINTEXT, &none);
+	is_off = !choose_source(opts->config, identity->source.uri, sizeof(identity->source.uri));
+	identity->is_tls = !is_off && mesh__config_choice(opts->config, MESH__OPTION_TLS, NULL) == 0;
+	if (identity->is_tls)
+		rc = open_source(identity, err);
+	else
+		say_plaintext(identity, is_off ? "option identity is off" : "option tls is off");
+	if (rc) {
+		mesh__identity_free(identity);
+		return rc;
+	}
+	mesh__identity_show(identity, opts->stats);
+	*out = identity;
+	return 0;
+}
+
+void mesh__identity_start(struct mesh__identity *identity)
+{
+	if (identity->source.ops)
+		mesh__loop_post(identity->opts.control, &identity->start);
+}
+
+void mesh__identity_stop(struct mesh__identity *identity)
+{
+	if (identity->is_stopped)
+		return;
+	identity->is_stopped = true;
+	mesh__timer_cancel(&identity->tick);
+	mesh__timer_cancel(&identity->renew);
+	if (identity->source.ops)
+		identity->source.ops->stop(&identity->source);
+}
+
+void mesh__identity_free(struct mesh__identity *identity)
+{
+	if (!identity)
+		return;
+	if (identity->source.ops)
+		identity->source.ops->close(&identity->source);
+	mesh__credentials_unref(identity->shared.newest);
+	pthread_mutex_destroy(&identity->shared.lock);
+	mesh__memory_free(identity);
+}
+
+/* --- to be seen --- */
+
+void mesh__identity_status(struct mesh__identity *identity, struct mesh__identity_status *out)
+{
+	*out = (struct mesh__identity_status){
+		.source = identity->is_tls ? identity->source.uri : "off", .is_tls = identity->is_tls, .generation = mesh__identity_generation(identity),
+	};
+	pthread_mutex_lock(&identity->shared.lock);
+	out->last_renewal_s = identity->shared.last_renewal_s;
+	out->next_renewal_s = identity->shared.next_renewal_s;
+	out->overdue_since_s = identity->shared.overdue_since_s;
+	out->renewals = identity->shared.renewals;
+	out->failures = identity->shared.failures;
+	out->last_failure_s = identity->shared.last_failure_s;
+	memcpy(out->last_failure, identity->shared.last_failure, sizeof(out->last_failure));
+	pthread_mutex_unlock(&identity->shared.lock);
+}
+
+struct mesh__credentials *mesh__identity_peek(struct mesh__identity *identity)
+{
+	return take_newest(identity);
+}

@@ -1,0 +1,59 @@
+/*
+ * May this peer ask for this? After authentication, before capacity is spent. Plain text connections have no peer to speak of, and
+ * are as free as option tls made them.
+ */
+#include "serve/serve.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { METHOD_BYTES = 32 }; /* no rule names a longer one */
+
+static void count(const mesh_server *server, enum mesh__metric metric, const char *rule)
+{
+	struct mesh__labels labels = { .service = server->service, .reason = rule };
+
+	mesh__counter_add(mesh__stats_counter(server->opts.stats, metric, &labels), mesh__shard_mine(), 1);
+}
+
+/* What dispatch goes by, and no other reading of it: whatever the verb, gRPC is POST, and only HTTP paths have a query. */
+static void ask(const struct mesh_request *request, const char *method, size_t method_len, const char *path, size_t path_len,
+		struct mesh__policy_answer *answer)
+{
+	const char *query = request->is_grpc ? NULL : memchr(path, '?', path_len);
+	struct mesh__policy *policy = mesh__policy_live_take(request->server->policy);
+	char verb[METHOD_BYTES] = "";
+	struct mesh__policy_question question = {
+		.peer = request->peer_id, .own_domain = request->own_domain, .service = request->server->service, .method = verb,
+		.path = path, .path_len = query ? (size_t)(query - path) : path_len,
+	};
+
+	if (request->is_grpc)
+		memcpy(verb, "POST", 5);
+	else if (method && method_len < sizeof(verb))
+		memcpy(verb, method, method_len);
+	mesh__policy_decide(policy, &question, answer);
+	mesh__policy_unref(policy);
+}
+
+bool mesh__authorize(struct mesh_request *request, const char *method, size_t method_len, const char *path, size_t path_len)
+{
+	struct mesh__policy_answer answer;
+	char sentence[512];
+
+	if (!request->peer_id)
+		return true;
+	if (request->server->policy)
+		ask(request, method, method_len, path, path_len, &answer);
+	else /* never so in an open mesh: rather closed than open */
+		answer = (struct mesh__policy_answer){ .rule = "no-policy" };
+	if (answer.dry_run_count)
+		count(request->server, MESH__METRIC_AUTHORIZATION_DRY_RUN_TOTAL, answer.dry_run);
+	if (answer.is_allowed)
+		return true;
+	count(request->server, MESH__METRIC_AUTHORIZATION_DENIED_TOTAL, answer.rule);
+	snprintf(sentence, sizeof(sentence), "%.300s may not call this: rule %s of service %.100s denies it", request->peer_id->text, answer.rule,
+		 request->server->service);
+	mesh__request_refuse(request, 403, MESH__GRPC_PERMISSION_DENIED, sentence);
+	return false;
+}

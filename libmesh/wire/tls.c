@@ -1,0 +1,526 @@
+/*
+ * The TLS of a connection. mbedTLS reads and writes through two callbacks that see memory only: `in`, the bytes at hand, and either
+ * `growing` (a handshake's output) or `fixed` (records into the caller's buffer), which always have room, so that writing never waits.
+ *
+ * Whom to trust is not mbedTLS's to decide: it would take any certificate that any of a set of authorities signed. Its own verdict
+ * is cleared, and at the leaf ours is given: the rules for workloads, the one bundle of the peer's trust domain, the expected
+ * ID. A handshake in which ours was never asked for fails.
+ */
+#define MBEDTLS_ALLOW_PRIVATE_ACCESS /* the description of a received alert has no getter in 3.6 */
+#include "wire/tls.h"
+
+#include "base/memory.h"
+#include "base/text.h"
+#include "mesh/error.h"
+
+#include <mbedtls/error.h>
+#include <mbedtls/psa_util.h>
+#include <mbedtls/ssl.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { OUTPUT_FIRST_BYTES = 4096, OUTPUT_BYTES_MAX = 1024 * 1024, RECORD_ALERT = 21, RECORD_HANDSHAKE = 22, RECORD_HEADER_BYTES = 5 };
+
+struct mesh__tls {
+	mbedtls_ssl_context ssl;
+	mbedtls_ssl_config config; /* of this session alone: it must not change while it is used */
+	struct mesh__credentials *credentials;
+	const struct mesh__svid *svid;
+	bool (*is_hopeless)(void *user, const struct mesh__spiffe_id *peer, const struct mesh__credentials *ours);
+	void *user;
+	const uint8_t *in;
+	size_t in_len;
+	struct mesh__tls_output *growing;
+	uint8_t *fixed;
+	size_t fixed_len, fixed_capacity;
+	bool has_expected, is_verified, is_alert;
+	bool has_data; /* the peer has sent something that we could read */
+	enum mesh__refusal refusal;
+	char reason[32];
+	char why[MESH__TLS_WHY_MAX];
+	int64_t peer_not_after_s;
+	struct mesh__spiffe_id peer_id, expected;
+};
+
+/* --- configuration --- */
+
+static const int suites[] = { MBEDTLS_TLS1_3_AES_128_GCM_SHA256, MBEDTLS_TLS1_3_CHACHA20_POLY1305_SHA256, MBEDTLS_TLS1_3_AES_256_GCM_SHA384, 0 };
+static const uint16_t groups[] = { MBEDTLS_SSL_IANA_TLS_GROUP_X25519, MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1, MBEDTLS_SSL_IANA_TLS_GROUP_NONE };
+static const uint16_t signatures[] = {
+	MBEDTLS_TLS1_3_SIG_ECDSA_SECP256R1_SHA256, MBEDTLS_TLS1_3_SIG_ECDSA_SECP384R1_SHA384, MBEDTLS_TLS1_3_SIG_RSA_PSS_RSAE_SHA256,
+	MBEDTLS_TLS1_3_SIG_RSA_PSS_RSAE_SHA384, MBEDTLS_TLS1_3_SIG_RSA_PSS_RSAE_SHA512, MBEDTLS_TLS1_3_SIG_NONE,
+};
+static const char *protocols[] = { "h2", NULL };
+
+/* Sentences hold the peer's names: what does not fit is cut, and no terminal obeys the rest. */
+static void say(char *sentence, size_t capacity, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static void say(char *sentence, size_t capacity, const char *format, ...)
+{
+	struct mesh__text text;
+	va_list args;
+
+	mesh__text_init(&text, sentence, capacity);
+	va_start(args, format);
+	mesh__text_addv_escaped(&text, format, args);
+	va_end(args);
+}
+
+static void remember(struct mesh__tls *tls, const char *reason, const char *why)
+{
+	if (tls->reason[0])
+		return;
+	snprintf(tls->reason, sizeof(tls->reason), "%s", reason);
+	snprintf(tls->why, sizeof(tls->why), "%s", why);
+}
+
+static int send_out(void *user, const unsigned char *data, size_t len)
+{
+	struct mesh__tls *tls = user;
+	struct mesh__tls_output *out = tls->growing;
+
+	if (!out) {
+		if (len > tls->fixed_capacity - tls->fixed_len)
+			return MBEDTLS_ERR_SSL_BUFFER_TOO_SMALL;
+		memcpy(tls->fixed + tls->fixed_len, data, len);
+		tls->fixed_len += len;
+		return (int)len;
+	}
+	if (len > out->capacity - out->len) {
+		size_t capacity = (out->len + len) * 2 > OUTPUT_FIRST_BYTES ? (out->len + len) * 2 : OUTPUT_FIRST_BYTES;
+		uint8_t *bigger = capacity > OUTPUT_BYTES_MAX ? NULL : mesh__memory_realloc(out->data, capacity);
+
+		if (!bigger)
+			return MBEDTLS_ERR_SSL_ALLOC_FAILED;
+		out->data = bigger;
+		out->capacity = capacity;
+	}
+	memcpy(out->data + out->len, data, len);
+	out->len += len;
+	return (int)len;
+}
+
+static int take_in(void *user, unsigned char *data, size_t len)
+{
+	struct mesh__tls *tls = user;
+
+	if (!tls->in_len)
+		return MBEDTLS_ERR_SSL_WANT_READ;
+	if (len > tls->in_len)
+		len = tls->in_len;
+	memcpy(data, tls->in, len);
+	tls->in += len;
+	tls->in_len -= len;
+	return (int)len;
+}
+
+/* What the peer is told: it should be able to say more than that it was refused. */
+static uint8_t alert_of(enum mesh__refusal refusal)
+{
+	switch (refusal) {
+	case MESH__REFUSAL_NO_CERTIFICATE:
+		return MBEDTLS_SSL_ALERT_MSG_CERT_REQUIRED;
+	case MESH__REFUSAL_MALFORMED:
+		return MBEDTLS_SSL_ALERT_MSG_BAD_CERT;
+	case MESH__REFUSAL_EXPIRED:
+	case MESH__REFUSAL_NOT_YET_VALID:
+		return MBEDTLS_SSL_ALERT_MSG_CERT_EXPIRED;
+	case MESH__REFUSAL_REVOKED:
+		return MBEDTLS_SSL_ALERT_MSG_CERT_REVOKED;
+	case MESH__REFUSAL_UNTRUSTED:
+	case MESH__REFUSAL_UNKNOWN_DOMAIN:
+	case MESH__REFUSAL_BAD_ISSUER:
+		return MBEDTLS_SSL_ALERT_MSG_UNKNOWN_CA;
+	case MESH__REFUSAL_KEY_USAGE:
+	case MESH__REFUSAL_EXTENDED_KEY_USAGE:
+	case MESH__REFUSAL_WEAK_KEY:
+		return MBEDTLS_SSL_ALERT_MSG_UNSUPPORTED_CERT;
+	default:
+		return MBEDTLS_SSL_ALERT_MSG_ACCESS_DENIED;
+	}
+}
+
+/* The same as flags of mbedTLS, from which it makes the alert itself. */
+static uint32_t flags_of(enum mesh__refusal refusal)
+{
+	switch (alert_of(refusal)) {
+	case MBEDTLS_SSL_ALERT_MSG_CERT_EXPIRED:
+		return MBEDTLS_X509_BADCERT_EXPIRED;
+	case MBEDTLS_SSL_ALERT_MSG_CERT_REVOKED:
+		return MBEDTLS_X509_BADCERT_REVOKED;
+	case MBEDTLS_SSL_ALERT_MSG_UNKNOWN_CA:
+		return MBEDTLS_X509_BADCERT_NOT_TRUSTED;
+	case MBEDTLS_SSL_ALERT_MSG_UNSUPPORTED_CERT:
+		return MBEDTLS_X509_BADCERT_KEY_USAGE;
+	default:
+		return MBEDTLS_X509_BADCERT_OTHER;
+	}
+}
+
+static enum mesh__refusal judge(struct mesh__tls *tls, mbedtls_x509_crt *chain, char *why, size_t capacity)
+{
+	struct mesh__bundle *bundle;
+	enum mesh__refusal refusal = mesh__certificate_check_leaf(chain, &tls->peer_id, why, capacity);
+
+	if (refusal)
+		return refusal;
+	bundle = mesh__credentials_bundle(tls->credentials, mesh__spiffe_id_domain(&tls->peer_id), tls->peer_id.domain_len);
+	refusal = mesh__certificate_verify(chain, bundle, &tls->peer_id, why, capacity);
+	if (refusal)
+		return refusal;
+	if (tls->has_expected && !mesh__spiffe_id_equal(&tls->peer_id, &tls->expected)) {
+		say(why, capacity, "%s was expected, and %s answered", tls->expected.text, tls->peer_id.text);
+		return MESH__REFUSAL_WRONG_ID;
+	}
+	if (tls->is_hopeless && tls->is_hopeless(tls->user, &tls->peer_id, tls->credentials)) {
+		say(why, capacity, "%s may call nothing here", tls->peer_id.text);
+		return MESH__REFUSAL_NOT_ALLOWED;
+	}
+	return MESH__REFUSAL_NONE;
+}
+
+static int verify(void *user, mbedtls_x509_crt *crt, int depth, uint32_t *flags)
+{
+	struct mesh__tls *tls = user;
+	struct mesh__certificate_facts facts;
+	char why[MESH__TLS_WHY_MAX - 32] = "", sentence[MESH__TLS_WHY_MAX];
+
+	*flags = 0;
+	if (depth > 0)
+		return 0;
+	tls->refusal = judge(tls, crt, why, sizeof(why));
+	tls->is_verified = tls->refusal == MESH__REFUSAL_NONE;
+	if (tls->refusal) {
+		/*
+		 * A server ends the handshake first, see finish(): an alert in between would be encrypted with keys that the client has left
+		 * behind (mbedTLS 3.6), and it could not read why.
+		 */
+		if (mbedtls_ssl_conf_get_endpoint(&tls->config) == MBEDTLS_SSL_IS_CLIENT)
+			*flags = flags_of(tls->refusal);
+		say(sentence, sizeof(sentence), "the peer is refused: %s", why);
+		remember(tls, mesh__refusal_name(tls->refusal), sentence);
+		return 0;
+	}
+	mesh__certificate_facts(crt, &facts);
+	tls->peer_not_after_s = facts.not_after_s;
+	return 0;
+}
+
+static int configure(struct mesh__tls *tls, bool is_server)
+{
+	mbedtls_ssl_config *config = &tls->config;
+	mbedtls_x509_crt *own = (mbedtls_x509_crt *)(uintptr_t)&tls->svid->chain; /* read only, whatever the signature says */
+	mbedtls_pk_context *key = (mbedtls_pk_context *)(uintptr_t)&tls->svid->key;
+
+	if (mbedtls_ssl_config_defaults(config, is_server ? MBEDTLS_SSL_IS_SERVER : MBEDTLS_SSL_IS_CLIENT, MBEDTLS_SSL_TRANSPORT_STREAM,
+					MBEDTLS_SSL_PRESET_DEFAULT))
+		return -1;
+	mbedtls_ssl_conf_min_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_3);
+	mbedtls_ssl_conf_max_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_3);
+	/* A resumed session shows no certificate: nobody would be verified. */
+	mbedtls_ssl_conf_tls13_key_exchange_modes(config, MBEDTLS_SSL_TLS1_3_KEY_EXCHANGE_MODE_EPHEMERAL);
+	mbedtls_ssl_conf_session_tickets(config, MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
+	mbedtls_ssl_conf_ciphersuites(config, suites);
+	mbedtls_ssl_conf_groups(config, groups);
+	mbedtls_ssl_conf_sig_algs(config, signatures);
+	mbedtls_ssl_conf_rng(config, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE);
+	mbedtls_ssl_conf_authmode(config, MBEDTLS_SSL_VERIFY_REQUIRED);
+	mbedtls_ssl_conf_verify(config, verify, tls);
+	/* mbedTLS wants authorities to try; verify() asks others. Their names would be told to the peer, which might then show nothing. */
+	mbedtls_ssl_conf_ca_chain(config, own, NULL);
+	if (is_server) {
+		mbedtls_ssl_conf_new_session_tickets(config, 0);
+		mbedtls_ssl_conf_cert_req_ca_list(config, MBEDTLS_SSL_CERT_REQ_CA_LIST_DISABLED);
+	}
+	return mbedtls_ssl_conf_alpn_protocols(config, protocols) || mbedtls_ssl_conf_own_cert(config, own, key) ? -1 : 0;
+}
+
+int mesh__tls_new(const struct mesh__tls_options *opts, struct mesh__tls **out)
+{
+	struct mesh__tls *tls = mesh__memory_zalloc(sizeof(*tls));
+
+	if (!tls)
+		return MESH_E_NOMEM;
+	mbedtls_ssl_init(&tls->ssl);
+	mbedtls_ssl_config_init(&tls->config);
+	tls->credentials = mesh__credentials_ref(opts->credentials);
+	tls->svid = opts->svid;
+	tls->is_hopeless = opts->is_hopeless;
+	tls->user = opts->user;
+	tls->has_expected = opts->expected != NULL;
+	if (opts->expected)
+		tls->expected = *opts->expected;
+	/* Without a name on purpose: the ID is what counts, and verify() knows it. */
+	if (configure(tls, opts->is_server) || mbedtls_ssl_setup(&tls->ssl, &tls->config) ||
+	    (!opts->is_server && mbedtls_ssl_set_hostname(&tls->ssl, NULL))) {
+		mesh__tls_free(tls);
+		return MESH_E_NOMEM;
+	}
+	mbedtls_ssl_set_bio(&tls->ssl, tls, send_out, take_in, NULL);
+	*out = tls;
+	return 0;
+}
+
+void mesh__tls_free(struct mesh__tls *tls)
+{
+	if (!tls)
+		return;
+	mbedtls_ssl_free(&tls->ssl);
+	mbedtls_ssl_config_free(&tls->config);
+	mesh__credentials_unref(tls->credentials);
+	mesh__memory_free(tls);
+}
+
+/* --- what went wrong --- */
+
+static const struct {
+	uint8_t number;
+	bool is_about_us; /* about our certificate */
+	const char *text;
+} alerts[] = {
+	{ MBEDTLS_SSL_ALERT_MSG_UNEXPECTED_MESSAGE, false, "unexpected message" },
+	{ MBEDTLS_SSL_ALERT_MSG_BAD_RECORD_MAC, false, "a record did not decrypt" },
+	{ MBEDTLS_SSL_ALERT_MSG_RECORD_OVERFLOW, false, "a record is too large" },
+	{ MBEDTLS_SSL_ALERT_MSG_HANDSHAKE_FAILURE, false, "nothing in common (handshake failure)" },
+	{ MBEDTLS_SSL_ALERT_MSG_BAD_CERT, true, "bad certificate" },
+	{ MBEDTLS_SSL_ALERT_MSG_UNSUPPORTED_CERT, true, "unsupported certificate" },
+	{ MBEDTLS_SSL_ALERT_MSG_CERT_REVOKED, true, "certificate revoked" },
+	{ MBEDTLS_SSL_ALERT_MSG_CERT_EXPIRED, true, "certificate expired" },
+	{ MBEDTLS_SSL_ALERT_MSG_CERT_UNKNOWN, true, "certificate not accepted (unknown)" },
+	{ MBEDTLS_SSL_ALERT_MSG_ILLEGAL_PARAMETER, false, "illegal parameter" },
+	{ MBEDTLS_SSL_ALERT_MSG_UNKNOWN_CA, true, "it does not trust who signed it (unknown authority)" },
+	{ MBEDTLS_SSL_ALERT_MSG_ACCESS_DENIED, true, "access denied" },
+	{ MBEDTLS_SSL_ALERT_MSG_DECODE_ERROR, false, "a message could not be read" },
+	{ MBEDTLS_SSL_ALERT_MSG_DECRYPT_ERROR, false, "a signature or a key did not fit" },
+	{ MBEDTLS_SSL_ALERT_MSG_PROTOCOL_VERSION, false, "it does not speak TLS 1.3" },
+	{ MBEDTLS_SSL_ALERT_MSG_INSUFFICIENT_SECURITY, false, "insufficient security" },
+	{ MBEDTLS_SSL_ALERT_MSG_INTERNAL_ERROR, false, "internal error" },
+	{ MBEDTLS_SSL_ALERT_MSG_USER_CANCELED, false, "cancelled" },
+	{ MBEDTLS_SSL_ALERT_MSG_MISSING_EXTENSION, false, "an extension is missing" },
+	{ MBEDTLS_SSL_ALERT_MSG_UNSUPPORTED_EXT, false, "unsupported extension" },
+	{ MBEDTLS_SSL_ALERT_MSG_UNRECOGNIZED_NAME, false, "unrecognized name" },
+	{ MBEDTLS_SSL_ALERT_MSG_CERT_REQUIRED, true, "it got none" },
+	{ MBEDTLS_SSL_ALERT_MSG_NO_APPLICATION_PROTOCOL, false, "it does not speak HTTP/2 (no application protocol)" },
+};
+
+static void remember_alert(struct mesh__tls *tls, uint8_t number)
+{
+	char sentence[MESH__TLS_WHY_MAX];
+
+	tls->is_alert = true;
+	say(sentence, sizeof(sentence), "the peer ended the TLS session with alert %u", number);
+	for (size_t i = 0; i < sizeof(alerts) / sizeof(alerts[0]); i++)
+		if (alerts[i].number == number)
+			say(sentence, sizeof(sentence), "%s: %s",
+				 alerts[i].is_about_us ? "the peer refused our certificate" : "the peer ended the TLS session", alerts[i].text);
+	remember(tls, "alert", sentence);
+}
+
+static void remember_error(struct mesh__tls *tls, int rc)
+{
+	char text[128], sentence[MESH__TLS_WHY_MAX];
+
+	switch (rc) {
+	case MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE:
+		remember_alert(tls, tls->ssl.in_msg[1]);
+		return;
+	case MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE:
+		tls->refusal = MESH__REFUSAL_NO_CERTIFICATE;
+		remember(tls, mesh__refusal_name(MESH__REFUSAL_NO_CERTIFICATE), "the peer is refused: it showed no certificate");
+		return;
+	case MBEDTLS_ERR_SSL_NO_APPLICATION_PROTOCOL:
+		remember(tls, "alpn", "the peer does not offer HTTP/2 (ALPN h2)");
+		return;
+	case MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION:
+		remember(tls, "protocol", "the peer does not speak TLS 1.3, and nothing older is spoken here");
+		return;
+	case MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY:
+		remember(tls, "alert", "the peer closed the TLS session during the handshake");
+		return;
+	case MBEDTLS_ERR_SSL_ALLOC_FAILED:
+		remember(tls, "nomem", "out of memory during a TLS handshake");
+		return;
+	default:
+		mbedtls_strerror(rc, text, sizeof(text));
+		say(sentence, sizeof(sentence), "the peer's TLS cannot be understood: %s", text);
+		remember(tls, "protocol", sentence);
+	}
+}
+
+/*
+ * A client that refuses us before it has keys of its own says so in the clear, where mbedTLS expects an encrypted record and finds
+ * that it does not decrypt.
+ */
+static bool is_clear_alert(const uint8_t *in, size_t len)
+{
+	return len == RECORD_HEADER_BYTES + 2 && in[0] == RECORD_ALERT && in[1] == 3 && in[3] == 0 && in[4] == 2;
+}
+
+/* --- handshake --- */
+
+static enum mesh__tls_progress finish(struct mesh__tls *tls)
+{
+	const char *protocol = mbedtls_ssl_get_alpn_protocol(&tls->ssl);
+
+	if (!tls->is_verified) {
+		tls->refusal = tls->refusal ? tls->refusal : MESH__REFUSAL_NO_CERTIFICATE;
+		remember(tls, mesh__refusal_name(tls->refusal), "the peer is refused: it was not verified");
+		mbedtls_ssl_send_alert_message(&tls->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert_of(tls->refusal));
+		return MESH__TLS_FAILED;
+	}
+	if (protocol && !strcmp(protocol, protocols[0]))
+		return MESH__TLS_DONE;
+	remember(tls, "alpn", "the peer does not say that it speaks HTTP/2 (ALPN h2)");
+	mbedtls_ssl_send_alert_message(&tls->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, MBEDTLS_SSL_ALERT_MSG_NO_APPLICATION_PROTOCOL);
+	return MESH__TLS_FAILED;
+}
+
+enum mesh__tls_progress mesh__tls_handshake_step(struct mesh__tls *tls, const void *in, size_t len, size_t *used, struct mesh__tls_output *out)
+{
+	enum mesh__tls_progress progress = MESH__TLS_FAILED;
+	int rc;
+
+	tls->in = in;
+	tls->in_len = len;
+	tls->growing = out;
+	rc = mbedtls_ssl_handshake(&tls->ssl);
+	if (rc == MBEDTLS_ERR_SSL_WANT_READ)
+		progress = MESH__TLS_MORE;
+	else if (rc == 0)
+		progress = finish(tls);
+	else if (rc != MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE && is_clear_alert(in, len))
+		remember_alert(tls, ((const uint8_t *)in)[RECORD_HEADER_BYTES + 1]);
+	else
+		remember_error(tls, rc);
+	*used = len - tls->in_len;
+	tls->in = NULL;
+	tls->in_len = 0;
+	tls->growing = NULL;
+	return progress;
+}
+
+/* --- data --- */
+
+ssize_t mesh__tls_encrypt(struct mesh__tls *tls, const void *plain, size_t len, uint8_t *out, size_t capacity)
+{
+	const uint8_t *data = plain;
+	int n;
+
+	tls->fixed = out;
+	tls->fixed_len = 0;
+	tls->fixed_capacity = capacity;
+	while (len) {
+		n = mbedtls_ssl_write(&tls->ssl, data, len);
+		if (n <= 0) {
+			remember_error(tls, n);
+			return -1;
+		}
+		data += n;
+		len -= (size_t)n;
+	}
+	return (ssize_t)tls->fixed_len;
+}
+
+ssize_t mesh__tls_close_notify(struct mesh__tls *tls, uint8_t *out, size_t capacity)
+{
+	tls->fixed = out;
+	tls->fixed_len = 0;
+	tls->fixed_capacity = capacity;
+	return mbedtls_ssl_close_notify(&tls->ssl) ? -1 : (ssize_t)tls->fixed_len;
+}
+
+void mesh__tls_feed(struct mesh__tls *tls, const void *in, size_t len)
+{
+	tls->in = in;
+	tls->in_len = len;
+}
+
+ssize_t mesh__tls_decrypt(struct mesh__tls *tls, uint8_t *plain, size_t capacity)
+{
+	int n;
+
+	do
+		n = mbedtls_ssl_read(&tls->ssl, plain, capacity);
+	while (n == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET); /* nothing is resumed */
+	if (n > 0) {
+		tls->has_data = true;
+		return n;
+	}
+	if (n == MBEDTLS_ERR_SSL_WANT_READ)
+		return MESH__TLS_MORE_IN;
+	if (n == 0 || n == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
+		return MESH__TLS_END;
+	if (n == MBEDTLS_ERR_SSL_INVALID_MAC && !tls->has_data && mbedtls_ssl_conf_get_endpoint(&tls->config) == MBEDTLS_SSL_IS_CLIENT) {
+		/* The alert of a server that is made with mbedTLS, too, and has refused us at once. */
+		tls->is_alert = true;
+		remember(tls, "alert", "the peer refused our certificate, it seems: it ended the TLS session when it had it");
+	}
+	remember_error(tls, n);
+	return MESH__TLS_BROKEN;
+}
+
+/* --- what is known --- */
+
+const struct mesh__spiffe_id *mesh__tls_peer_id(const struct mesh__tls *tls)
+{
+	return &tls->peer_id;
+}
+
+int64_t mesh__tls_peer_not_after_s(const struct mesh__tls *tls)
+{
+	return tls->peer_not_after_s;
+}
+
+const char *mesh__tls_suite(const struct mesh__tls *tls)
+{
+	return mbedtls_ssl_get_ciphersuite(&tls->ssl);
+}
+
+const struct mesh__credentials *mesh__tls_credentials(const struct mesh__tls *tls)
+{
+	return tls->credentials;
+}
+
+const struct mesh__svid *mesh__tls_svid(const struct mesh__tls *tls)
+{
+	return tls->svid;
+}
+
+const char *mesh__tls_reason(const struct mesh__tls *tls)
+{
+	return tls->reason;
+}
+
+const char *mesh__tls_why(const struct mesh__tls *tls)
+{
+	return tls->why;
+}
+
+bool mesh__tls_is_alert(const struct mesh__tls *tls)
+{
+	return tls->is_alert;
+}
+
+bool mesh__tls_is_hello(const uint8_t *data, size_t len)
+{
+	return len >= 2 && data[0] == RECORD_HANDSHAKE && data[1] == 3;
+}
+
+bool mesh__tls_is_alert_record(const uint8_t *data, size_t len)
+{
+	return len >= 2 && data[0] == RECORD_ALERT && data[1] == 3;
+}
+
+const char *mesh__tls_name_plaintext(const uint8_t *data, size_t len)
+{
+	static const char preface[] = "PRI * HTTP/2.0", version[] = " HTTP/1.";
+
+	if (!len || data[0] == RECORD_HANDSHAKE || data[0] == RECORD_ALERT)
+		return NULL;
+	if (!memcmp(data, preface, len < sizeof(preface) - 1 ? len : sizeof(preface) - 1))
+		return "the peer speaks HTTP/2 in plain text (MESH_TLS=off there?), this side TLS";
+	if (memmem(data, len, version, sizeof(version) - 1) || !memcmp(data, "HTTP/1.", len < 7 ? len : 7))
+		return "the peer speaks HTTP/1 in plain text, this side TLS and HTTP/2";
+	if (len >= 9 && data[0] == 0 && data[3] == 4 && !data[5] && !data[6] && !data[7] && !data[8])
+		return "the peer speaks HTTP/2 in plain text (MESH_TLS=off there?), this side TLS"; /* a SETTINGS frame */
+	return "the peer does not speak TLS";
+}

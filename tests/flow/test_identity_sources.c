@@ -1,0 +1,250 @@
+/* Identities from a directory that others keep, and from a Workload API that is not there. */
+#include "../lib/mesh_test.h"
+
+#include "../lib/certificates.h"
+
+#include "api/handle.h"
+
+#include <psa/crypto.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#define USERS "spiffe://prod.example/ns/shop/sa/users"
+
+static struct certificate root, stranger, users, renewed, late;
+static char dir[128], uri[160];
+
+static int make_all(void **state)
+{
+	if (make_test_dir(state) || psa_crypto_init() != PSA_SUCCESS)
+		return -1;
+	make_certificate(&root, &(struct certificate_spec){ AUTHORITY("prod.example") });
+	make_certificate(&stranger, &(struct certificate_spec){ AUTHORITY("partner.example") });
+	make_certificate(&users, &(struct certificate_spec){ .issuer = &root, .uris = { USERS } });
+	make_certificate(&renewed, &(struct certificate_spec){ .issuer = &root, .uris = { USERS } });
+	make_certificate(&late, &(struct certificate_spec){ .issuer = &root, .uris = { USERS }, .from_s = -100, .until_s = -10 });
+	return 0;
+}
+
+static int free_all(void **state)
+{
+	free_certificate(&root);
+	free_certificate(&stranger);
+	free_certificate(&users);
+	free_certificate(&renewed);
+	free_certificate(&late);
+	return remove_test_dir(state);
+}
+
+static int make_dir(void **state)
+{
+	static int count;
+
+	(void)state;
+	snprintf(dir, sizeof(dir), "%s/identity%d", test_dir, count++);
+	snprintf(uri, sizeof(uri), "file:%s", dir);
+	return mkdir(dir, 0700);
+}
+
+static void write_file(const char *leaf, const char *text, unsigned mode)
+{
+	char path[256];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, leaf);
+	remove(path);
+	file = fopen(path, "w");
+	assert_non_null(file);
+	fputs(text, file);
+	fclose(file);
+	assert_int_equal(chmod(path, mode), 0);
+}
+
+static void write_spiffe_helper(const struct certificate *leaf)
+{
+	write_file("svid.pem", leaf->pem, 0644);
+	write_file("svid_key.pem", leaf->key_pem, 0600);
+	write_file("svid_bundle.pem", root.pem, 0644);
+}
+
+static uint64_t generation(mesh *m)
+{
+	return mesh__identity_generation(m->identity);
+}
+
+static bool has_failed(mesh *m, const char *because)
+{
+	struct mesh__identity_status status;
+
+	mesh__identity_status(m->identity, &status);
+	return strstr(status.last_failure, because) != NULL;
+}
+
+static void a_directory_gives_an_identity(void **state)
+{
+	struct mesh__credentials *now;
+	char why[512];
+	mesh *m;
+
+	(void)state;
+	write_spiffe_helper(&users);
+	assert_int_equal(mkdir(strcat(strcpy(why, dir), "/bundles"), 0700), 0);
+	write_file("bundles/partner.example.pem", stranger.pem, 0644);
+	write_file("bundles/README", "not a bundle", 0644);
+	m = OPEN_MESH("users", "tls", "on", "identity", uri);
+	now = mesh__identity_take(m->identity, why, sizeof(why));
+	assert_non_null(now);
+	assert_string_equal(now->svids[0]->facts.id.text, USERS);
+	assert_int_equal(now->bundle_count, 2);
+	assert_non_null(mesh__credentials_bundle(now, "partner.example", 15));
+	mesh__credentials_unref(now);
+	/* An authority of another trust domain: refused, and what there was stays. */
+	write_file("bundles/partner.example.pem", root.pem, 0644);
+	WAIT_FOR(has_failed(m, "bundles/partner.example.pem"));
+	assert_int_equal(generation(m), 1);
+	write_file("bundles/partner.example.pem", "", 0644);
+	assert_int_equal(remove(strcat(strcpy(why, dir), "/bundles/partner.example.pem")), 0);
+	WAIT_FOR(generation(m) == 2);
+	mesh_close(m);
+}
+
+/* spiffe-helper: the certificate first, the key later. */
+static void files_written_one_after_another_become_one_generation(void **state)
+{
+	struct mesh__credentials *now;
+	char why[512];
+	mesh *m;
+
+	(void)state;
+	write_spiffe_helper(&users);
+	m = OPEN_MESH("users", "tls", "on", "identity", uri);
+	assert_int_equal(generation(m), 1);
+	write_file("svid.pem", renewed.pem, 0644);
+	WAIT_FOR(has_failed(m, "the private key is not the one of the certificate"));
+	assert_int_equal(generation(m), 1);
+	write_file("svid_key.pem", renewed.key_pem, 0600);
+	WAIT_FOR(generation(m) == 2);
+	now = mesh__identity_take(m->identity, why, sizeof(why));
+	assert_non_null(now);
+	assert_memory_equal(now->svids[0]->chain.raw.p, renewed.der, renewed.len);
+	mesh__credentials_unref(now);
+	write_file("svid.pem", late.pem, 0644);
+	write_file("svid_key.pem", late.key_pem, 0600);
+	WAIT_FOR(has_failed(m, "expired"));
+	write_file("svid_bundle.pem", "half a fi", 0644);
+	WAIT_FOR(has_failed(m, "svid_bundle.pem"));
+	assert_int_equal(generation(m), 2);
+	mesh_close(m);
+}
+
+static void swap_data_link(const char *to)
+{
+	char from[256], link[256];
+
+	snprintf(from, sizeof(from), "%s/..data_tmp", dir);
+	snprintf(link, sizeof(link), "%s/..data", dir);
+	assert_int_equal(symlink(to, from), 0);
+	assert_int_equal(rename(from, link), 0);
+}
+
+static void write_version(const char *version, const struct certificate *leaf)
+{
+	char name[256];
+
+	snprintf(name, sizeof(name), "%s/%s", dir, version);
+	assert_int_equal(mkdir(name, 0700), 0);
+	snprintf(name, sizeof(name), "%s/tls.crt", version);
+	write_file(name, leaf->pem, 0644);
+	snprintf(name, sizeof(name), "%s/tls.key", version);
+	write_file(name, leaf->key_pem, 0600);
+	snprintf(name, sizeof(name), "%s/ca.crt", version);
+	write_file(name, root.pem, 0644);
+}
+
+static void a_secret_of_kubernetes_is_swapped_as_a_whole(void **state)
+{
+	static const char *const leaves[] = { "tls.crt", "tls.key", "ca.crt" };
+	char path[256], to[64];
+	mesh *m;
+
+	(void)state;
+	write_version("..v1", &users);
+	swap_data_link("..v1");
+	for (size_t i = 0; i < 3; i++) {
+		snprintf(path, sizeof(path), "%s/%s", dir, leaves[i]);
+		snprintf(to, sizeof(to), "..data/%s", leaves[i]);
+		assert_int_equal(symlink(to, path), 0);
+	}
+	m = OPEN_MESH("users", "tls", "on", "identity", uri);
+	assert_int_equal(generation(m), 1);
+	write_version("..v2", &renewed);
+	swap_data_link("..v2");
+	WAIT_FOR(generation(m) == 2);
+	mesh_close(m);
+}
+
+static void a_set_that_comes_later_is_found(void **state)
+{
+	mesh *m = OPEN_MESH("users", "tls", "on", "identity", uri);
+
+	(void)state;
+	assert_int_equal(generation(m), 0);
+	assert_true(has_failed(m, "holds no certificate yet"));
+	write_spiffe_helper(&users);
+	WAIT_FOR(generation(m) == 1);
+	mesh_close(m);
+}
+
+static void a_key_that_others_can_read_is_refused(void **state)
+{
+	const struct mesh_setting settings[] = { { "tls", "on" }, { "identity", uri } };
+	struct mesh_options opts = MESH_OPTIONS_INIT;
+	struct mesh_error err = MESH_ERROR_INIT;
+	mesh *m = NULL;
+
+	(void)state;
+	write_spiffe_helper(&users);
+	write_file("svid_key.pem", users.key_pem, 0644);
+	opts.service = "users";
+	opts.settings = settings;
+	opts.setting_count = 2;
+	assert_int_equal(mesh_open(&opts, &m, &err), MESH_E_NOT_PRIVATE);
+	assert_non_null(strstr(err.message, "svid_key.pem has mode 0644"));
+	assert_non_null(strstr(err.message, "chmod"));
+}
+
+static void a_workload_api_that_is_not_there_is_named(void **state)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	char endpoint[200];
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), peer;
+	mesh *m;
+
+	(void)state;
+	snprintf(sa.sun_path, sizeof(sa.sun_path), "%.90s/agent.sock", dir);
+	snprintf(endpoint, sizeof(endpoint), "spiffe:unix://%s", sa.sun_path);
+	m = OPEN_MESH("users", "tls", "on", "identity", endpoint);
+	WAIT_FOR(has_failed(m, "agent.sock cannot be reached: cannot connect: No such file or directory"));
+	assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
+	assert_int_equal(listen(fd, 8), 0);
+	peer = accept(fd, NULL, NULL);
+	assert_int_equal(send(peer, "SSH-2.0-OpenSSH_9.2\r\n", 21, MSG_NOSIGNAL), 21);
+	WAIT_FOR(!has_failed(m, "No such file"));
+	close(peer);
+	mesh_close(m);
+	close(fd);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(a_directory_gives_an_identity, make_dir),
+		cmocka_unit_test_setup(files_written_one_after_another_become_one_generation, make_dir),
+		cmocka_unit_test_setup(a_secret_of_kubernetes_is_swapped_as_a_whole, make_dir),
+		cmocka_unit_test_setup(a_set_that_comes_later_is_found, make_dir),
+		cmocka_unit_test_setup(a_key_that_others_can_read_is_refused, make_dir),
+		cmocka_unit_test_setup(a_workload_api_that_is_not_there_is_named, make_dir),
+	};
+
+	return cmocka_run_group_tests(tests, make_all, free_all);
+}
