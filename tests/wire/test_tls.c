@@ -639,7 +639,8 @@ static int end_loop(void **state)
 	mesh__workers_free(server_workers);
 	mesh__credentials_unref(shops.credentials);
 	mesh__credentials_unref(userss.credentials);
-	shops = userss = (struct mesh__identity){ 0 };
+	memset(&shops, 0, sizeof(shops));
+	memset(&userss, 0, sizeof(userss));
 	return 0;
 }
 
