@@ -51,12 +51,19 @@ static void close_server(mesh *m, mesh_server *server)
 	mesh_close(m);
 }
 
+/* *out is the caller's if the call succeeded. */
 static int call(mesh_client *client, const char *path, mesh_call **out, struct mesh_error *err)
 {
 	struct mesh_call_options opts = strstr(path, "S/") ? grpc_call(path, "x", 1) : http_call(path);
+	int rc;
 
 	*err = (struct mesh_error)MESH_ERROR_INIT;
-	return mesh_client_call(client, &opts, out, err);
+	rc = mesh_client_call(client, &opts, out, err);
+	if (rc) {
+		mesh_call_unref(*out);
+		*out = NULL;
+	}
+	return rc;
 }
 
 static void assert_body(const mesh_call *done, const char *text)
