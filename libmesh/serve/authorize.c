@@ -16,12 +16,25 @@ static void count(const mesh_server *server, enum mesh__metric metric, const cha
 	mesh__counter_add(mesh__stats_counter(server->opts.stats, metric, &labels), mesh__shard_mine(), 1);
 }
 
+/* The policy of this moment. The lock of the live one is taken once per change, not per request. */
+static const struct mesh__policy *current_policy(struct mesh__server_loop *sl)
+{
+	struct mesh__policy_live *live = sl->server->policy;
+	uint64_t generation = mesh__policy_live_generation(live);
+
+	if (!sl->policy || sl->policy_generation != generation) {
+		mesh__policy_unref(sl->policy);
+		sl->policy = mesh__policy_live_take(live);
+		sl->policy_generation = generation; /* if it is newer by now, the next request sees so */
+	}
+	return sl->policy;
+}
+
 /* What dispatch goes by, and no other reading of it: whatever the verb, gRPC is POST, and only HTTP paths have a query. */
 static void ask(const struct mesh_request *request, const char *method, size_t method_len, const char *path, size_t path_len,
 		struct mesh__policy_answer *answer)
 {
 	const char *query = request->is_grpc ? NULL : memchr(path, '?', path_len);
-	struct mesh__policy *policy = mesh__policy_live_take(request->server->policy);
 	char verb[METHOD_BYTES] = "";
 	struct mesh__policy_question question = {
 		.peer = request->peer_id, .own_domain = request->own_domain, .service = request->server->service, .method = verb,
@@ -32,8 +45,7 @@ static void ask(const struct mesh_request *request, const char *method, size_t m
 		memcpy(verb, "POST", 5);
 	else if (method && method_len < sizeof(verb))
 		memcpy(verb, method, method_len);
-	mesh__policy_decide(policy, &question, answer);
-	mesh__policy_unref(policy);
+	mesh__policy_decide(current_policy(request->sl), &question, answer);
 }
 
 bool mesh__authorize(struct mesh_request *request, const char *method, size_t method_len, const char *path, size_t path_len)

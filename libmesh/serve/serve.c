@@ -318,5 +318,7 @@ void mesh__server_free(mesh_server *server)
 	mesh__announcement_withdraw(server->announcement);
 	free_handlers(server);
 	mesh__health_fini(server);
+	for (uint32_t i = 0; i < server->opts.loop_count; i++)
+		mesh__policy_unref(server->loops[i].policy);
 	mesh__memory_free(server);
 }

@@ -40,6 +40,8 @@ struct mesh__server_loop {
 	struct mesh__list orphans; /* requests still held whose connection is gone */
 	uint32_t conn_count, request_count; /* requests: until their handler is done with them */
 	struct mesh__task stop, drain;
+	struct mesh__policy *policy; /* the newest that this loop has seen: asking takes no lock; NULL: none yet */
+	uint64_t policy_generation;
 	bool is_closing;
 };
 
