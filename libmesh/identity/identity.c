@@ -43,7 +43,6 @@ struct mesh__identity {
 	} shared;
 
 	/* on the control loop */
-	struct mesh__list watches;
 	struct mesh__timer tick, renew;
 	struct mesh__clocks seen;
 	bool is_stopped;
@@ -271,7 +270,7 @@ static void count_failure(struct mesh__identity *identity, const char *reason)
 	mesh__counter_add(mesh__stats_counter(identity->opts.stats, MESH__METRIC_IDENTITY_FAILURES_TOTAL, &labels), mesh__shard_mine(), 1);
 }
 
-/* Timers and watchers belong to the control loop; news may come before it turns, or from whoever starts a server. */
+/* Timers belong to the control loop; news may come before it turns, or from whoever starts a server. */
 static void post_news(struct mesh__identity *identity)
 {
 	if (!atomic_exchange(&identity->news_posted, true))
@@ -455,23 +454,6 @@ static void on_news(struct mesh__task *task, struct mesh__loop *lp)
 		mesh__timer_cancel(&identity->renew);
 	note_overdue(identity, &now);
 	mesh__identity_show(identity, identity->opts.stats);
-	for (struct mesh__list *node = identity->watches.next, *next; node != &identity->watches; node = next) {
-		struct mesh__identity_watch *watch = MESH__CONTAINER(node, struct mesh__identity_watch, node);
-
-		next = node->next;
-		watch->changed(watch);
-	}
-}
-
-void mesh__identity_watch_add(struct mesh__identity *identity, struct mesh__identity_watch *watch)
-{
-	mesh__list_append(&identity->watches, &watch->node);
-}
-
-void mesh__identity_watch_remove(struct mesh__identity_watch *watch)
-{
-	if (watch->node.next)
-		mesh__list_remove(&watch->node);
 }
 
 /* --- servers --- */
@@ -564,7 +546,6 @@ int mesh__identity_open(const struct mesh__identity_options *opts, struct mesh__
 	identity->source.identity = identity;
 	identity->source.opts = &identity->opts;
 	pthread_mutex_init(&identity->shared.lock, NULL);
-	mesh__list_init(&identity->watches);
 	identity->start.run = start_on_loop;
 	identity->news.run = on_news;
 	identity->tick.fire = on_tick;

@@ -3,7 +3,7 @@
  *
  * A source (source_local.c, source_file.c, source_spiffe.c) delivers whole generations on the control loop; identity.c publishes the newest
  * by one counted pointer under a short lock (never on the path of a call: once per handshake), asks the source to renew at half of
- * the leaf's life with jitter, counts what came and what did not, and tells who watches. Validity goes by the wall clock, renewal by the monotonic one; each
+ * the leaf's life with jitter, and counts what came and what did not. Validity goes by the wall clock, renewal by the monotonic one; each
  * tick compares the two (and the boot clock), and a step or a suspend makes it look again at once.
  */
 #ifndef MESH_IDENTITY_IDENTITY_H
@@ -75,14 +75,6 @@ int mesh__identity_expected(const struct mesh__identity *identity, const struct 
 enum mesh__verdict_on_old { MESH__OLD_STAYS, MESH__OLD_DRAINS, MESH__OLD_ENDS };
 enum mesh__verdict_on_old mesh__identity_judge(struct mesh__identity *identity, const struct mesh__credentials *used, const char *own_id,
 					       const struct mesh__spiffe_id *peer, int64_t peer_not_after_s);
-
-/* Told on the control loop when a new generation is there. */
-struct mesh__identity_watch {
-	struct mesh__list node;
-	void (*changed)(struct mesh__identity_watch *watch);
-};
-void mesh__identity_watch_add(struct mesh__identity *identity, struct mesh__identity_watch *watch); /* on the control loop */
-void mesh__identity_watch_remove(struct mesh__identity_watch *watch);
 
 /* For mesh_identity_list() and the shared-memory page: filled under a short lock. thread any */
 struct mesh__identity_status {

@@ -130,19 +130,6 @@ bool mesh__workers_submit(struct mesh__workers *workers, struct mesh__job *job)
 	return is_taken;
 }
 
-uint32_t mesh__workers_waiting(const struct mesh__workers *workers)
-{
-	struct mesh__workers *unlocked = (struct mesh__workers *)(uintptr_t)workers;
-	uint32_t waiting;
-
-	if (workers->generation != mesh__descriptors_generation())
-		return 0;
-	pthread_mutex_lock(&unlocked->lock);
-	waiting = workers->waiting;
-	pthread_mutex_unlock(&unlocked->lock);
-	return waiting;
-}
-
 void mesh__workers_stop(struct mesh__workers *workers)
 {
 	struct mesh__job *job;

@@ -20,7 +20,6 @@ struct mesh__job {
 
 int mesh__workers_new(uint32_t threads, uint32_t queue_max, const char *name, struct mesh__workers **out); /* MESH_E_NOMEM */
 bool mesh__workers_submit(struct mesh__workers *workers, struct mesh__job *job); /* thread any; false: the queue is full, or no thread could be had */
-uint32_t mesh__workers_waiting(const struct mesh__workers *workers);             /* jobs not begun */
 void mesh__workers_stop(struct mesh__workers *workers); /* finishes what runs, drops what waits (`dropped` is run, `done` is not), joins; before the loops stop */
 void mesh__workers_free(struct mesh__workers *workers);
 

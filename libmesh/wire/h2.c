@@ -501,7 +501,6 @@ static void handshake_done(struct mesh__conn *conn)
 	size_t len = secure->in_len;
 
 	conn->peer_id = mesh__tls_peer_id(secure->tls);
-	conn->credentials_generation = mesh__tls_credentials(secure->tls)->number;
 	conn->has_input = true; /* that it understands HTTP/2 has been agreed on */
 	if (conn->is_server)
 		mesh__secure_confirm(secure);

@@ -147,7 +147,6 @@ struct mesh__conn {
 	const struct mesh__secure_options *secure_options; /* NULL: plain text */
 	struct mesh__secure *secure;               /* its TLS, from the handshake on */
 	const struct mesh__spiffe_id *peer_id;     /* verified; NULL: plain text, or not open yet; valid until on_close() returns */
-	uint64_t credentials_generation;           /* of ours that the peer was shown */
 };
 
 /*
