@@ -5,29 +5,26 @@
  *   {"services": {"users": ["10.0.0.4:9000", "10.0.0.5:9000"]}}          the same in short
  *
  * Keys that are not known are left alone, so that an older library can read a newer file.
- * The directory of the file is watched (a rename is an event there), and the file is looked at every few seconds in any case.
+ * It is watched by loop/file_watch.
  * A file that does not parse changes nothing: the last good one stays, and the error says line, column and what is wrong.
  */
 #include "discovery/source.h"
 
-#include "base/clock.h"
 #include "base/descriptors.h"
 #include "base/fault.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "loop/file_watch.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/inotify.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { FILE_BYTES_MAX = 64 * 1024 * 1024, ENDPOINTS_MAX = 1000000, PATH_BYTES_MAX = 1024, WHY_MAX = 256 };
-
-#define LOOK_ANYWAY_NS (2 * MESH__NS_PER_SEC)
+enum { FILE_BYTES_MAX = 64 * 1024 * 1024, ENDPOINTS_MAX = 1000000, WHY_MAX = 256 };
 
 struct followed {
 	struct followed *next;
@@ -37,16 +34,11 @@ struct followed {
 
 struct file {
 	struct mesh__source *source;
-	char path[PATH_BYTES_MAX], why[WHY_MAX];
+	struct mesh__file_watch watch;
+	char why[WHY_MAX];
 	int32_t code; /* of what went wrong; 0: the text itself */
 	struct followed *first;
-	int inotify_fd;
-	struct mesh__watch watch;
-	struct mesh__timer look;
-	struct timespec seen_time;
-	ino_t seen_inode;
-	off_t seen_bytes;
-	bool is_watching, is_broken;
+	bool is_broken;
 };
 
 /* --- the text --- */
@@ -163,7 +155,7 @@ static char *read_whole(struct file *file, int fd, const struct stat *info, size
 	char *text;
 
 	if (!S_ISREG(info->st_mode) || info->st_size > FILE_BYTES_MAX) {
-		snprintf(file->why, sizeof(file->why), "%.160s is not a file of at most 64 MiB", file->path);
+		snprintf(file->why, sizeof(file->why), "%.160s is not a file of at most 64 MiB", file->watch.path);
 		return NULL;
 	}
 	text = mesh__memory_alloc((size_t)info->st_size + 1);
@@ -176,7 +168,7 @@ static char *read_whole(struct file *file, int fd, const struct stat *info, size
 		*len += (size_t)n;
 	}
 	if (!text)
-		snprintf(file->why, sizeof(file->why), "out of memory for %.160s", file->path);
+		snprintf(file->why, sizeof(file->why), "out of memory for %.160s", file->watch.path);
 	return text;
 }
 
@@ -187,7 +179,7 @@ static void parse_file(struct file *file, const char *text, size_t len)
 	for (struct followed *at = file->first; at; at = at->next)
 		at->is_listed = false;
 	if (mesh__source_file_parse(text, len, take_service, file, why, sizeof(why))) {
-		snprintf(file->why, sizeof(file->why), "%.60s: %s", file->path, why);
+		snprintf(file->why, sizeof(file->why), "%.60s: %s", file->watch.path, why);
 		fail(file);
 		return;
 	}
@@ -199,26 +191,23 @@ static void parse_file(struct file *file, const char *text, size_t len)
 
 static void look(struct file *file, bool must_read)
 {
-	int fd = mesh__descriptors_add(open(file->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+	int fd = mesh__descriptors_add(open(file->watch.path, O_RDONLY | O_NONBLOCK | O_CLOEXEC));
 	struct stat info;
 	char *text;
 	size_t len;
 
 	if (fd < 0 || fstat(fd, &info)) {
 		file->code = mesh__fault_code_of_errno(errno);
-		snprintf(file->why, sizeof(file->why), "cannot open %.160s: %s", file->path, strerrordesc_np(errno));
+		snprintf(file->why, sizeof(file->why), "cannot open %.160s: %s", file->watch.path, strerrordesc_np(errno));
 		mesh__descriptors_close(fd);
 		if (!file->is_broken || must_read)
 			fail(file);
-		file->seen_inode = 0;
+		mesh__file_watch_forget(&file->watch);
 		return;
 	}
 	file->code = 0;
-	if (must_read || info.st_ino != file->seen_inode || info.st_size != file->seen_bytes || info.st_mtim.tv_sec != file->seen_time.tv_sec ||
-	    info.st_mtim.tv_nsec != file->seen_time.tv_nsec) {
-		file->seen_inode = info.st_ino;
-		file->seen_bytes = info.st_size;
-		file->seen_time = info.st_mtim;
+	if (must_read || !mesh__file_watch_is_as_seen(&file->watch, &info)) {
+		mesh__file_watch_remember(&file->watch, &info);
 		text = read_whole(file, fd, &info, &len);
 		if (text)
 			parse_file(file, text, len);
@@ -229,61 +218,11 @@ static void look(struct file *file, bool must_read)
 	mesh__descriptors_close(fd);
 }
 
-/* --- watching --- */
-
-static void on_look(struct mesh__timer *timer, struct mesh__loop *lp)
+static void on_look(struct mesh__file_watch *watch, bool is_changed)
 {
-	struct file *file = MESH__CONTAINER(timer, struct file, look);
-
-	look(file, false);
-	mesh__timer_set(lp, timer, lp->now_ns + LOOK_ANYWAY_NS);
-}
-
-/* Others may write in the directory, too; and a file reached through a link changes under another name, see look(). */
-static void on_inotify(struct mesh__watch *watch, struct mesh__loop *lp, int what)
-{
-	struct file *file = MESH__CONTAINER(watch, struct file, watch);
-	const char *name = strrchr(file->path, '/') + 1;
-	char storage[4096] __attribute__((aligned(8)));
-	bool is_ours = false;
-	ssize_t n;
-
-	(void)lp;
-	(void)what;
-	while ((n = read(watch->fd, storage, sizeof(storage))) > 0)
-		for (ssize_t at = 0; at < n;) {
-			const struct inotify_event *event = (const struct inotify_event *)(const void *)(storage + at);
-
-			is_ours |= event->mask & IN_Q_OVERFLOW || (event->len && strcmp(event->name, name) == 0);
-			at += (ssize_t)(sizeof(*event) + event->len);
-		}
-	/* Changed for sure, though its size and time may say otherwise: a clock tick is long. */
-	if (is_ours)
-		file->seen_inode = 0;
-	look(file, false);
-}
-
-static void start_watching(struct file *file)
-{
-	struct mesh__loop *lp = mesh__directory_opts(file->source->dir)->control;
-	char dir[PATH_BYTES_MAX], *slash;
-
-	file->is_watching = true;
-	file->look.fire = on_look;
-	mesh__timer_set(lp, &file->look, lp->now_ns + LOOK_ANYWAY_NS);
-	snprintf(dir, sizeof(dir), "%s", file->path);
-	slash = strrchr(dir, '/');
-	if (slash == dir)
-		slash++;
-	*slash = '\0';
-	file->inotify_fd = mesh__descriptors_add(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
-	if (file->inotify_fd < 0)
-		return;
-	if (inotify_add_watch(file->inotify_fd, dir, IN_MOVED_TO | IN_CLOSE_WRITE | IN_DELETE | IN_ONLYDIR) < 0 ||
-	    mesh__watch_open(lp, &file->watch, file->inotify_fd, MESH__WATCH_READ, on_inotify)) {
-		mesh__descriptors_close(file->inotify_fd);
-		file->inotify_fd = -1;
-	}
+	if (is_changed)
+		mesh__file_watch_forget(watch);
+	look(MESH__CONTAINER(watch, struct file, watch), false);
 }
 
 static void follow(struct mesh__source *source, struct mesh__service *service)
@@ -305,8 +244,8 @@ static void follow(struct mesh__source *source, struct mesh__service *service)
 	followed->service = service;
 	followed->next = file->first;
 	file->first = followed;
-	if (!file->is_watching)
-		start_watching(file);
+	if (!file->watch.is_started)
+		mesh__file_watch_start(&file->watch, mesh__directory_opts(source->dir)->control);
 	look(file, true);
 }
 
@@ -316,14 +255,14 @@ static int open_file(struct mesh__source *source, const char *rest, struct mesh_
 {
 	struct file *file;
 
-	if (*rest != '/' || strlen(rest) >= PATH_BYTES_MAX)
+	if (*rest != '/' || strlen(rest) >= MESH__FILE_WATCH_PATH_MAX)
 		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "discovery: file: needs an absolute path, \"%.64s\" is none (or too long)", rest);
 	file = mesh__memory_zalloc(sizeof(*file));
 	if (!file)
 		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory for a discovery source");
 	file->source = source;
-	file->inotify_fd = -1;
-	snprintf(file->path, sizeof(file->path), "%s", rest);
+	file->watch.look = on_look;
+	snprintf(file->watch.path, sizeof(file->watch.path), "%s", rest);
 	source->data = file;
 	return 0;
 }
@@ -337,10 +276,7 @@ static void stop(struct mesh__source *source)
 		mesh__memory_free(at);
 	}
 	file->first = NULL;
-	mesh__timer_cancel(&file->look);
-	mesh__watch_close(&file->watch);
-	mesh__descriptors_close(file->inotify_fd);
-	file->inotify_fd = -1;
+	mesh__file_watch_stop(&file->watch);
 }
 
 static void close_file(struct mesh__source *source)

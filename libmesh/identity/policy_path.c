@@ -1,25 +1,16 @@
-/*
- * The file's directory is watched: an atomic replacement is a rename there, and so is Kubernetes' swap of the link "..data". What
- * a link elsewhere leads to is looked at every few seconds. The file is recognized by inode, size and time of what the links lead to.
- */
 #include "identity/policy_path.h"
 
-#include "base/clock.h"
 #include "base/descriptors.h"
 #include "base/fault.h"
 #include "base/memory.h"
+#include "loop/file_watch.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/inotify.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-enum { PATH_BYTES_MAX = 1024 };
-
-#define LOOK_ANYWAY_NS (2 * MESH__NS_PER_SEC)
 
 struct mesh__policy_live {
 	pthread_mutex_t lock; /* policy */
@@ -28,17 +19,10 @@ struct mesh__policy_live {
 	struct mesh__stats *stats;
 	const struct mesh__log *log;
 	struct mesh__loop *control;
-	char path[PATH_BYTES_MAX]; /* "": no file */
 
 	/* on the control loop */
 	struct mesh__task start;
-	struct mesh__timer look;
-	struct mesh__watch watch;
-	int inotify_fd;
-	ino_t seen_inode; /* 0: nothing was seen */
-	dev_t seen_device;
-	off_t seen_bytes;
-	struct timespec seen_time;
+	struct mesh__file_watch watch; /* its path is "": no file */
 	int32_t missing_code; /* why the file could not be read when last looked at; 0: it could */
 	bool is_stopped;
 };
@@ -76,15 +60,15 @@ static void publish(struct mesh__policy_live *live, struct mesh__policy *policy)
 
 static int open_file(struct mesh__policy_live *live, struct stat *info, struct mesh_error *err)
 {
-	int fd = mesh__descriptors_add(open(live->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC)), code;
+	int fd = mesh__descriptors_add(open(live->watch.path, O_RDONLY | O_NONBLOCK | O_CLOEXEC)), code;
 
 	if (fd >= 0 && fstat(fd, info) == 0) {
 		if (S_ISREG(info->st_mode))
 			return fd;
-		mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "policy: %.256s is not a regular file", live->path);
+		mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "policy: %.256s is not a regular file", live->watch.path);
 	} else {
 		code = mesh__fault_code_of_errno(errno);
-		mesh__fault(err, code == MESH_E_SYSTEM ? MESH_E_OPTION : code, MESH_STAGE_NONE, "policy: cannot open %.256s: %s", live->path,
+		mesh__fault(err, code == MESH_E_SYSTEM ? MESH_E_OPTION : code, MESH_STAGE_NONE, "policy: cannot open %.256s: %s", live->watch.path,
 			    strerrordesc_np(errno));
 	}
 	mesh__descriptors_close(fd);
@@ -105,7 +89,7 @@ static int read_whole(struct mesh__policy_live *live, int fd, char *text, size_t
 			*len += (size_t)n;
 	}
 	if (n < 0)
-		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "policy: cannot read %.256s: %s", live->path, strerrordesc_np(errno));
+		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "policy: cannot read %.256s: %s", live->watch.path, strerrordesc_np(errno));
 	return 0;
 }
 
@@ -123,25 +107,10 @@ static int read_policy(struct mesh__policy_live *live, int fd, struct mesh__poli
 	if (rc == 0) {
 		rc = mesh__policy_parse(out, text, len, &why);
 		if (rc)
-			mesh__fault(err, rc, MESH_STAGE_NONE, "policy: %.200s: %s", live->path, why.message);
+			mesh__fault(err, rc, MESH_STAGE_NONE, "policy: %.200s: %s", live->watch.path, why.message);
 	}
 	mesh__memory_free(text);
 	return rc;
-}
-
-static void remember(struct mesh__policy_live *live, const struct stat *info)
-{
-	live->missing_code = 0;
-	live->seen_inode = info->st_ino;
-	live->seen_device = info->st_dev;
-	live->seen_bytes = info->st_size;
-	live->seen_time = info->st_mtim;
-}
-
-static bool is_as_seen(const struct mesh__policy_live *live, const struct stat *info)
-{
-	return !live->missing_code && live->seen_inode == info->st_ino && live->seen_device == info->st_dev && live->seen_bytes == info->st_size &&
-	       live->seen_time.tv_sec == info->st_mtim.tv_sec && live->seen_time.tv_nsec == info->st_mtim.tv_nsec;
 }
 
 static void refuse(struct mesh__policy_live *live, const struct mesh_error *err)
@@ -157,7 +126,7 @@ void mesh__policy_live_look(struct mesh__policy_live *live, bool is_changed)
 	struct stat info;
 	int fd, rc;
 
-	if (!*live->path)
+	if (!*live->watch.path)
 		return;
 	fd = open_file(live, &info, &err);
 	if (fd < 0) {
@@ -166,16 +135,17 @@ void mesh__policy_live_look(struct mesh__policy_live *live, bool is_changed)
 		live->missing_code = err.code;
 		return;
 	}
-	if (is_changed || !is_as_seen(live, &info)) {
-		remember(live, &info);
+	if (is_changed || live->missing_code || !mesh__file_watch_is_as_seen(&live->watch, &info)) {
+		live->missing_code = 0;
+		mesh__file_watch_remember(&live->watch, &info);
 		rc = read_policy(live, fd, &policy, &err);
 		if (rc == 0) {
 			publish(live, policy);
-			mesh__log_write(live->log, MESH_LOG_INFO, "policy: %.256s has changed and is in force", live->path);
+			mesh__log_write(live->log, MESH_LOG_INFO, "policy: %.256s has changed and is in force", live->watch.path);
 		} else {
 			refuse(live, &err);
 			if (rc != MESH_E_CORRUPT) /* memory was out, or the disk failed: again at the next look */
-				live->seen_inode = 0;
+				mesh__file_watch_forget(&live->watch);
 		}
 	}
 	mesh__descriptors_close(fd);
@@ -183,50 +153,9 @@ void mesh__policy_live_look(struct mesh__policy_live *live, bool is_changed)
 
 /* --- watching --- */
 
-static void on_look(struct mesh__timer *timer, struct mesh__loop *lp)
+static void on_look(struct mesh__file_watch *watch, bool is_changed)
 {
-	struct mesh__policy_live *live = MESH__CONTAINER(timer, struct mesh__policy_live, look);
-
-	mesh__policy_live_look(live, false);
-	mesh__timer_set(lp, timer, lp->now_ns + LOOK_ANYWAY_NS);
-}
-
-/* Our own name is changed for sure, though size and time may say otherwise: a clock tick is long. Others' may be links that ours leads over. */
-static void on_inotify(struct mesh__watch *watch, struct mesh__loop *lp, int what)
-{
-	struct mesh__policy_live *live = MESH__CONTAINER(watch, struct mesh__policy_live, watch);
-	const char *name = strrchr(live->path, '/') + 1;
-	char storage[4096] __attribute__((aligned(8)));
-	bool is_ours = false;
-	ssize_t n;
-
-	(void)lp;
-	(void)what;
-	while ((n = read(watch->fd, storage, sizeof(storage))) > 0)
-		for (ssize_t at = 0; at < n;) {
-			const struct inotify_event *event = (const struct inotify_event *)(const void *)(storage + at);
-
-			is_ours |= event->mask & IN_Q_OVERFLOW || (event->len && strcmp(event->name, name) == 0);
-			at += (ssize_t)(sizeof(*event) + event->len);
-		}
-	mesh__policy_live_look(live, is_ours);
-}
-
-static void watch_directory(struct mesh__policy_live *live, struct mesh__loop *lp)
-{
-	char dir[PATH_BYTES_MAX], *slash;
-
-	snprintf(dir, sizeof(dir), "%s", live->path);
-	slash = strrchr(dir, '/');
-	slash[slash == dir] = '\0';
-	live->inotify_fd = mesh__descriptors_add(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
-	if (live->inotify_fd < 0)
-		return;
-	if (inotify_add_watch(live->inotify_fd, dir, IN_MOVED_TO | IN_CLOSE_WRITE | IN_DELETE | IN_ONLYDIR) < 0 ||
-	    mesh__watch_open(lp, &live->watch, live->inotify_fd, MESH__WATCH_READ, on_inotify)) {
-		mesh__descriptors_close(live->inotify_fd);
-		live->inotify_fd = -1;
-	}
+	mesh__policy_live_look(MESH__CONTAINER(watch, struct mesh__policy_live, watch), is_changed);
 }
 
 /* Between the first look and the watch the file may have changed. */
@@ -236,25 +165,21 @@ static void start(struct mesh__task *task, struct mesh__loop *lp)
 
 	if (live->is_stopped)
 		return;
-	watch_directory(live, lp);
-	live->look.fire = on_look;
-	on_look(&live->look, lp);
+	mesh__file_watch_start(&live->watch, lp);
+	mesh__policy_live_look(live, false);
 }
 
 void mesh__policy_live_start(struct mesh__policy_live *live)
 {
 	live->start.run = start;
-	if (*live->path)
+	if (*live->watch.path)
 		mesh__loop_post(live->control, &live->start);
 }
 
 void mesh__policy_live_stop(struct mesh__policy_live *live)
 {
 	live->is_stopped = true;
-	mesh__timer_cancel(&live->look);
-	mesh__watch_close(&live->watch);
-	mesh__descriptors_close(live->inotify_fd);
-	live->inotify_fd = -1;
+	mesh__file_watch_stop(&live->watch);
 }
 
 /* --- life --- */
@@ -265,15 +190,16 @@ static int open_path(struct mesh__policy_live *live, const char *path, struct me
 	struct stat info;
 	int fd, rc;
 
-	if (*path != '/' || strlen(path) >= PATH_BYTES_MAX)
-		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "policy: \"%.64s\" is no absolute path of at most %d bytes", path, PATH_BYTES_MAX - 1);
-	snprintf(live->path, sizeof(live->path), "%s", path);
+	if (*path != '/' || strlen(path) >= MESH__FILE_WATCH_PATH_MAX)
+		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "policy: \"%.64s\" is no absolute path of at most %d bytes", path,
+				   MESH__FILE_WATCH_PATH_MAX - 1);
+	snprintf(live->watch.path, sizeof(live->watch.path), "%s", path);
 	fd = open_file(live, &info, &why);
 	if (fd < 0) {
 		mesh__fault_copy(err, &why);
 		return why.code;
 	}
-	remember(live, &info);
+	mesh__file_watch_remember(&live->watch, &info);
 	rc = read_policy(live, fd, &live->policy, err);
 	mesh__descriptors_close(fd);
 	return rc;
@@ -304,7 +230,7 @@ int mesh__policy_live_open(const struct mesh__policy_live_options *opts, struct 
 	live->stats = opts->stats;
 	live->log = opts->log;
 	live->control = opts->control;
-	live->inotify_fd = -1;
+	live->watch.look = on_look;
 	rc = first_policy(live, opts->path ? opts->path : "", opts->allow ? opts->allow : "", err);
 	if (rc)
 		mesh__policy_live_free(live);
