@@ -181,8 +181,7 @@ static const char *own_domain(const struct mesh__credentials *credentials, char 
 
 	if (!svid)
 		return NULL;
-	memcpy(storage, mesh__spiffe_id_domain(&svid->facts.id), svid->facts.id.domain_len);
-	storage[svid->facts.id.domain_len] = '\0';
+	mesh__spiffe_id_copy_domain(&svid->facts.id, storage);
 	return storage;
 }
 

@@ -13,8 +13,7 @@ uint32_t mesh__identity_tls_version(void)
 
 static void fill_svid(struct mesh__stats_identity *page, char domain[MESH__TRUST_DOMAIN_MAX + 1], const struct mesh__svid *svid)
 {
-	memcpy(domain, mesh__spiffe_id_domain(&svid->facts.id), svid->facts.id.domain_len);
-	domain[svid->facts.id.domain_len] = '\0';
+	mesh__spiffe_id_copy_domain(&svid->facts.id, domain);
 	page->spiffe_id = svid->facts.id.text;
 	page->trust_domain = domain;
 	page->serial = svid->facts.serial;

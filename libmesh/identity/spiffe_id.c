@@ -166,6 +166,12 @@ int mesh__spiffe_id_of_service(struct mesh__spiffe_id *id, const char *domain, c
 	return mesh__spiffe_id_parse(id, text, len, why);
 }
 
+void mesh__spiffe_id_copy_domain(const struct mesh__spiffe_id *id, char domain[MESH__TRUST_DOMAIN_MAX + 1])
+{
+	memcpy(domain, mesh__spiffe_id_domain(id), id->domain_len);
+	domain[id->domain_len] = '\0';
+}
+
 bool mesh__spiffe_id_is_member(const struct mesh__spiffe_id *id, const char *domain)
 {
 	return id->domain_len && strlen(domain) == id->domain_len && !memcmp(mesh__spiffe_id_domain(id), domain, id->domain_len);

@@ -34,6 +34,7 @@ static inline const char *mesh__spiffe_id_path(const struct mesh__spiffe_id *id)
 {
 	return id->text + 9 + id->domain_len;
 }
+void mesh__spiffe_id_copy_domain(const struct mesh__spiffe_id *id, char domain[MESH__TRUST_DOMAIN_MAX + 1]);
 bool mesh__spiffe_id_is_member(const struct mesh__spiffe_id *id, const char *domain);
 bool mesh__spiffe_id_equal(const struct mesh__spiffe_id *a, const struct mesh__spiffe_id *b);
 

@@ -16,7 +16,7 @@ static bool is_hopeless(void *user, const struct mesh__spiffe_id *peer, const st
 	bool is_so;
 
 	if (svid)
-		memcpy(own_domain, mesh__spiffe_id_domain(&svid->facts.id), svid->facts.id.domain_len);
+		mesh__spiffe_id_copy_domain(&svid->facts.id, own_domain);
 	policy = mesh__policy_live_take(user);
 	is_so = mesh__policy_is_hopeless(policy, peer, own_domain);
 	mesh__policy_unref(policy);

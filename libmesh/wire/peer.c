@@ -13,7 +13,7 @@ struct mesh__peer *mesh__peer_new(const struct mesh__spiffe_id *id, const struct
 	if (!peer)
 		return NULL;
 	atomic_init(&peer->refs, 1);
-	memcpy(peer->own_domain, mesh__spiffe_id_domain(&own->facts.id), own->facts.id.domain_len);
+	mesh__spiffe_id_copy_domain(&own->facts.id, peer->own_domain);
 	memcpy(&peer->id, id, offsetof(struct mesh__spiffe_id, text) + id->len + 1u);
 	return peer;
 }
