@@ -117,7 +117,7 @@ static int issue(const struct ca_args *given, const char *id)
 		return print_json(json_pack("{s:o, s:[s, s, s]}", "dir", json_text(opts.out_dir, strlen(opts.out_dir)), "files", "tls.key", "tls.crt", "ca.crt"));
 	escape(where, sizeof(where), opts.out_dir);
 	printf("%s/tls.key, tls.crt and ca.crt are written.\n", where);
-	printf("Use them:  MESH_TLS=on MESH_IDENTITY=file:%s%s mesh serve NAME\n", *where == '/' ? "" : "\"$PWD\"/", where);
+	printf("Use them:  MESH_IDENTITY=file:%s%s mesh serve NAME\n", *where == '/' ? "" : "\"$PWD\"/", where);
 	return EXIT_DONE;
 }
 

@@ -79,7 +79,7 @@ static void judge(struct identity *identity)
 	case MESH_STATS_IDENTITY_OFF:
 		identity->state = "off";
 		snprintf(identity->reason, sizeof(identity->reason), "PLAIN TEXT: nothing is encrypted, and nobody shows who he is");
-		snprintf(identity->hint, sizeof(identity->hint), "start it with MESH_TLS=on");
+		snprintf(identity->hint, sizeof(identity->hint), "start it without MESH_TLS=off and MESH_IDENTITY=off");
 		break;
 	default:
 		identity->state = "unknown";

@@ -316,7 +316,7 @@ static void print_encryption(mesh *m)
 	struct mesh_identity_status status = MESH_IDENTITY_STATUS_INIT;
 
 	if (mesh_identity_status(m, &status) || !status.is_tls)
-		printf("Calls are plain text: anyone on the way can read and change them. MESH_TLS=on, in every process, encrypts them.\n");
+		printf("Calls are plain text: anyone on the way can read and change them. Without MESH_TLS=off or MESH_IDENTITY=off they are encrypted.\n");
 	else if (!status.generation)
 		printf("Calls are encrypted, and none succeeds before there is an identity: mesh id shows why there is none.\n");
 	else

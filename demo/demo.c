@@ -473,6 +473,25 @@ static size_t killed_count(void)
 	return count;
 }
 
+static void judge_encryption(void)
+{
+	uint64_t connections = 0, handshakes = 0;
+	char id[128];
+	bool are_known = true;
+
+	for (size_t i = 0; i < readings.replica_count; i++) {
+		const struct replica *replica = &readings.replicas[i];
+
+		connections += replica->connections;
+		handshakes += replica->handshakes;
+		snprintf(id, sizeof(id), "spiffe://mesh.local/ns/default/sa/%s", replica->service);
+		are_known = are_known && strcmp(replica->id, id) == 0;
+	}
+	/* A connection that was lost between its handshake and the first word of HTTP/2 never became ready. */
+	claim(connections && handshakes >= connections && are_known, "every connection was encrypted, and both ends showed who they are (%llu handshakes)",
+	      (unsigned long long)handshakes);
+}
+
 static void judge(void)
 {
 	uint64_t inside, failed = readings_failed(&readings, "visitors", &inside), explained, unplanned = 0;
@@ -502,6 +521,7 @@ static void judge(void)
 			claim(replica && replica->state == MESH_STATS_DEAD && replica->requests.ended, "%s-%d is known to be dead, and its counters are still there",
 			      child->role, child->number);
 	}
+	judge_encryption();
 	explained = count_explained(sample, sizeof(sample));
 	if (killed_count())
 		claim(failed == unplanned, "no call failed but at the kill -9: %llu of those in flight, counted at each hop", (unsigned long long)unplanned);
@@ -645,6 +665,10 @@ int main(int argc, char **argv)
 		const char *role;
 		int count;
 	} shop[] = { { "stock", 2 }, { "users", 3 }, { "orders", 2 }, { "web", 1 } };
+	/* The demo shows what happens with nothing configured. */
+	static const char *const not_ours[] = { "MESH_STATS_DIR", "MESH_DISCOVERY", "MESH_TLS",	 "MESH_IDENTITY", "SPIFFE_ENDPOINT_SOCKET",
+						"MESH_TRUST_DOMAIN", "MESH_NAMESPACE", "MESH_PEER_ID", "MESH_POLICY", "MESH_ALLOW" };
+	char state_dir[sizeof(dir) + 8];
 	struct sigaction action = { .sa_handler = on_signal };
 
 	read_arguments(argc, argv);
@@ -654,8 +678,10 @@ int main(int argc, char **argv)
 		die("cannot make a directory: %s", strerror(errno));
 	snprintf(errors_path, sizeof(errors_path), "%s/errors", dir);
 	setenv("MESH_RUNTIME_DIR", dir, 1);
-	unsetenv("MESH_STATS_DIR");
-	unsetenv("MESH_DISCOVERY");
+	snprintf(state_dir, sizeof(state_dir), "%s/state", dir);
+	setenv("MESH_STATE_DIR", state_dir, 1);
+	for (size_t i = 0; i < sizeof(not_ours) / sizeof(not_ours[0]); i++)
+		unsetenv(not_ours[i]);
 	readings.dir = dir;
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);

@@ -88,6 +88,13 @@ static struct edge *edge_between(struct readings *readings, const char *from, co
 	return edge;
 }
 
+static uint64_t value_of(const struct replica *replica, uint64_t number)
+{
+	int64_t value;
+
+	return mesh_stats_value(replica->now, number, &value) == 0 ? (uint64_t)value : 0;
+}
+
 static void add_series(struct readings *readings, struct replica *replica, uint64_t number)
 {
 	struct mesh_stats_series series = { .size = sizeof(series) };
@@ -100,6 +107,10 @@ static void add_series(struct readings *readings, struct replica *replica, uint6
 		add_count(&replica->requests, replica, number, &series, is_failure);
 	} else if (strcmp(series.name, "mesh_request_latency_ns") == 0) {
 		add_latency(&replica->requests, replica, number);
+	} else if (strcmp(series.name, "mesh_connections_opened_total") == 0) {
+		replica->connections += value_of(replica, number);
+	} else if (strcmp(series.name, "mesh_handshakes_total") == 0 && strcmp(label(&series, "side"), "client") == 0) {
+		replica->handshakes += value_of(replica, number);
 	} else if (strcmp(series.name, "mesh_calls_ended_total") == 0) {
 		edge = edge_between(readings, replica->service, label(&series, "service"));
 		if (edge)
@@ -156,11 +167,15 @@ static void find_processes(struct readings *readings)
 static void read_process(struct readings *readings, struct replica *replica)
 {
 	struct mesh_stats_process info = { .size = sizeof(info) };
+	struct mesh_stats_identity identity = { .size = sizeof(identity) };
 
 	clear_flow(&replica->requests);
+	replica->connections = replica->handshakes = 0;
 	mesh_stats_read(replica->now, NULL);
 	if (mesh_stats_process(replica->now, &info) == 0)
 		replica->state = info.state;
+	if (mesh_stats_identity(replica->now, &identity) == 0)
+		mesh_stats_escape(replica->id, sizeof(replica->id), identity.state == MESH_STATS_IDENTITY_OFF ? "" : identity.spiffe_id);
 	for (uint64_t i = 0; i < mesh_stats_count(replica->now); i++)
 		add_series(readings, replica, i);
 }

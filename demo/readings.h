@@ -30,6 +30,8 @@ struct replica {
 	int32_t state; /* enum mesh_stats_state */
 	const char *mark; /* what the demo has done to it; NULL: nothing */
 	struct flow requests;
+	uint64_t connections, handshakes; /* that it opened as a client: those that became ready, and those with TLS */
+	char id[128]; /* the SPIFFE ID that it shows; "": none, or plain text */
 	mesh_stats_view *now, *before; /* two copies of the same counters */
 	char path[256];
 };

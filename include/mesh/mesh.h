@@ -47,6 +47,7 @@ struct mesh_options {
  * thread   any; several meshes may live in one process
  * memory   everything is copied; *out is closed with mesh_close()
  * loops    with opts->event_base nothing runs unless the caller turns that base, in one thread; it must outlive mesh_close().
+ *          TLS handshakes still have threads of their own, one for each direction; they run nothing of the caller's.
  *          Functions that wait turn it themselves when they are called in that thread
  * errors   MESH_E_OPTION          one or more options are wrong: the sentence lists them all
  *          MESH_E_NO_DESCRIPTORS, MESH_E_SYSTEM, MESH_E_NOMEM, MESH_E_VERSION, MESH_E_INVALID

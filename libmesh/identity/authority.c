@@ -242,13 +242,16 @@ static int check_domain(const char *domain, struct mesh_error *err)
 
 static int open_dir(struct mesh__authority *authority, const char *domain, bool create, struct mesh_error *err)
 {
-	int dir_fd = mesh__private_files_open_dir(authority->dir, create, false, err), rc;
+	struct mesh_error why = MESH_ERROR_INIT; /* err stays as it was when a file is missing and then made */
+	int dir_fd = mesh__private_files_open_dir(authority->dir, create, false, &why), rc;
 
 	if (dir_fd >= 0)
-		rc = create ? load_or_make(authority, dir_fd, domain, err) : load(authority, dir_fd, err);
+		rc = create ? load_or_make(authority, dir_fd, domain, &why) : load(authority, dir_fd, &why);
 	else
 		rc = dir_fd;
 	mesh__descriptors_close(dir_fd);
+	if (rc && rc != MESH_E_NOT_FOUND)
+		mesh__fault_copy(err, &why);
 	if (rc == MESH_E_NOT_FOUND)
 		return mesh__fault(err, MESH_E_NOT_FOUND, MESH_STAGE_NONE, "there is no authority in %s: `mesh ca init` makes one", authority->dir);
 	if (!rc && domain && strcmp(domain, authority->domain) != 0)

@@ -51,13 +51,19 @@
 #endif
 #endif
 
-static char test_dir[64];
+static char test_dir[64], test_state_dir[64];
 
 static inline int make_test_dir(void **state)
 {
+	const char *in = access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm";
+
 	(void)state;
-	strcpy(test_dir, access("/dev/shm", W_OK) ? "/tmp/mesh-test-XXXXXX" : "/dev/shm/mesh-test-XXXXXX");
-	return mkdtemp(test_dir) && !setenv("MESH_RUNTIME_DIR", test_dir, 1) ? 0 : -1;
+	snprintf(test_dir, sizeof(test_dir), "%s/mesh-test-XXXXXX", in);
+	snprintf(test_state_dir, sizeof(test_state_dir), "%s/mesh-test-state-XXXXXX", in);
+	return mkdtemp(test_dir) && mkdtemp(test_state_dir) && !setenv("MESH_RUNTIME_DIR", test_dir, 1) &&
+			       !setenv("MESH_STATE_DIR", test_state_dir, 1) ?
+		       0 :
+		       -1;
 }
 
 static inline void remove_tree(const char *path)
@@ -81,6 +87,7 @@ static inline int remove_test_dir(void **state)
 {
 	(void)state;
 	remove_tree(test_dir);
+	remove_tree(test_state_dir);
 	return 0;
 }
 

@@ -34,6 +34,7 @@ static struct mesh__authority *make_authority(const char *dir, const char *domai
 
 	if (mesh__authority_open(dir, domain, true, &authority, &err))
 		fail_msg("%s", err.message);
+	assert_int_equal(err.code, 0);
 	return authority;
 }
 
