@@ -1,5 +1,6 @@
 /* mesh ca: a certificate authority without having to learn openssl, for tests and small installations. */
 #include "command.h"
+#include "identity.h"
 #include "output.h"
 #include "session.h"
 
@@ -38,23 +39,13 @@ static int fail(const struct mesh_error *err, bool is_json)
 	return status;
 }
 
-static const char *stamp(int64_t seconds, char *text, size_t capacity)
-{
-	time_t at = (time_t)seconds;
-	struct tm parts;
-
-	if (!gmtime_r(&at, &parts) || !strftime(text, capacity, "%Y-%m-%dT%H:%M:%SZ", &parts))
-		snprintf(text, capacity, "%lld", (long long)seconds);
-	return text;
-}
-
 static int print_info(const struct mesh_ca_info *info, bool is_json)
 {
-	char from[32], until[32], dir[2048];
+	char from[WALL_TIME_BYTES], until[WALL_TIME_BYTES], dir[2048];
 	long long days = ((long long)info->not_after_s - (long long)time(NULL)) / 86400;
 
-	stamp(info->not_before_s, from, sizeof(from));
-	stamp(info->not_after_s, until, sizeof(until));
+	wall_time(from, info->not_before_s);
+	wall_time(until, info->not_after_s);
 	if (is_json)
 		return print_json(json_pack("{s:o, s:s, s:s, s:s, s:s, s:s, s:I, s:i}", "dir", json_text(info->dir, strlen(info->dir)), "trust_domain", info->domain,
 					    "subject", info->subject, "serial", info->serial, "not_before", from, "not_after", until, "days_left",

@@ -6,6 +6,7 @@
 #include "session.h"
 
 #include "mesh/endpoint.h"
+#include "mesh/identity.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -104,19 +105,26 @@ static void explain_answer(const mesh_call *call, bool is_grpc)
 		fprintf(stderr, "< gRPC status %d %s\n", mesh_call_grpc_status(call), mesh_grpc_status_name(mesh_call_grpc_status(call)));
 }
 
-static void explain_time(const struct mesh_call_info *info)
+static void explain_time(const struct mesh_call_info *info, bool is_answered, const char *peer_id)
 {
 	char text[HUMAN_BYTES];
 	uint64_t known = 0;
 
 	fprintf(stderr, "* ");
 	if (info->endpoint[0]) {
-		fprintf(stderr, "answered by ");
+		fprintf(stderr, is_answered ? "answered by " : "last tried ");
 		print_escaped(stderr, info->endpoint, strnlen(info->endpoint, sizeof(info->endpoint)), false);
 		fprintf(stderr, ", ");
 	}
 	fprintf(stderr, "%u attempt%s, sent %llu and received %llu bytes of body\n", info->attempts, info->attempts == 1 ? "" : "s",
 		(unsigned long long)info->sent_bytes, (unsigned long long)info->received_bytes);
+	if (*peer_id) {
+		fprintf(stderr, "* encrypted, and the peer showed itself as ");
+		print_escaped(stderr, peer_id, strlen(peer_id), false);
+		putc('\n', stderr);
+	} else if (is_answered) {
+		fprintf(stderr, "* PLAIN TEXT: not encrypted, and the peer showed nothing of itself\n");
+	}
 	fprintf(stderr, "* where the time went:\n");
 	for (size_t i = 0; i < STEP_COUNT; i++) {
 		uint64_t ns = step_ns(info, i);
@@ -226,7 +234,7 @@ static int finish(const struct call_args *given, const struct target *target, co
 	mesh_call_info(call, &info);
 	if (given->is_verbose) {
 		explain_answer(call, is_grpc);
-		explain_time(&info);
+		explain_time(&info, mesh_call_http_status(call) != 0, mesh_call_peer_id(call));
 	}
 	if (given->is_json) {
 		int status = print_json(call_json(target, opts, call, &info, err, is_ok));

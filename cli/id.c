@@ -6,17 +6,19 @@
 #include "output.h"
 #include "session.h"
 
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct id_args {
 	const char *dir;
-	bool is_json, with_dead;
+	bool is_json, is_long, with_dead;
 };
 
 #define AT(field) offsetof(struct id_args, field)
 
 static const struct arg args[] = {
+	{ "long", 'l', ARG_FLAG, AT(is_long), NULL, "everything about each process, as for those that are named", 0, 0 },
 	{ "json", 0, ARG_FLAG, AT(is_json), NULL, "print as JSON: a list of processes", 0, 0 },
 	{ "dead", 0, ARG_FLAG, AT(with_dead), NULL, "also processes that have died, for as long as their counters stay", 0, 0 },
 	{ "dir", 0, ARG_TEXT, AT(dir), "DIR", "where the counters are (default: option `stats.dir`)", 0, 0 },
@@ -130,6 +132,90 @@ static void print_table(const struct counters *now, char **names)
 	table_free(table);
 }
 
+/* "name      text", escaped; nothing if there is no text. */
+static void print_fact(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void print_fact(const char *name, const char *format, ...)
+{
+	char text[2600];
+	va_list list;
+
+	va_start(list, format);
+	vsnprintf(text, sizeof(text), format, list);
+	va_end(list);
+	if (!*text)
+		return;
+	printf("  %-9s ", name);
+	print_escaped(stdout, text, strlen(text), false);
+	putchar('\n');
+}
+
+static void print_renewals(const struct mesh_stats_identity *info)
+{
+	char ago[HUMAN_BYTES], until[HUMAN_BYTES], next[HUMAN_BYTES + 16] = "";
+	int64_t now = wall_s();
+
+	if (info->next_renewal_s > 0)
+		snprintf(next, sizeof(next), "; the next %s%s", info->next_renewal_s > now ? "in " : "is due",
+			 info->next_renewal_s > now ? human_seconds(until, info->next_renewal_s - now) : "");
+	if (info->last_renewal_s > 0)
+		print_fact("renewed", "%s ago, %llu so far%s", human_seconds(ago, now - info->last_renewal_s), (unsigned long long)info->renewals, next);
+	if (info->failures > 0 && info->last_failure_s > 0)
+		print_fact("failed", "%llu times, last %s ago: %s", (unsigned long long)info->failures, human_seconds(ago, now - info->last_failure_s), info->last_failure);
+}
+
+static void print_validity(const struct mesh_stats_identity *info)
+{
+	char from[WALL_TIME_BYTES], until[WALL_TIME_BYTES], left[HUMAN_BYTES];
+	int64_t now = wall_s();
+
+	if (info->not_after_s <= 0)
+		return;
+	print_fact("valid", "%s to %s (%s%s)", wall_time(from, info->not_before_s), wall_time(until, info->not_after_s),
+		   human_seconds(left, info->not_after_s > now ? info->not_after_s - now : now - info->not_after_s),
+		   info->not_after_s > now ? " left" : " ago: expired");
+}
+
+static void print_facts(const struct identity *identity)
+{
+	const struct mesh_stats_identity *info = &identity->info;
+	struct mesh_stats_bundle bundle;
+	char until[WALL_TIME_BYTES];
+
+	print_fact("state", "%s%s%s", identity->state, *identity->reason ? ": " : "", identity->reason);
+	if (*identity->reason)
+		print_fact("to do", "%s", identity->hint);
+	print_fact("ID", "%s", info->spiffe_id);
+	print_fact("source", "%s", info->source);
+	print_fact("serial", "%s", info->serial);
+	print_fact("issuer", "%s", info->issuer);
+	print_validity(info);
+	print_renewals(info);
+	for (uint32_t at = 0; next_bundle(identity, &at, &bundle);)
+		print_fact("trusts", "%s: %u certificate%s, the first to end at %s", bundle.trust_domain, bundle.certificate_count,
+			   bundle.certificate_count == 1 ? "" : "s", wall_time(until, bundle.earliest_not_after_s));
+	if (info->bundle_total > info->bundle_count)
+		print_fact("trusts", "%u more, for which the page has no room", info->bundle_total - info->bundle_count);
+}
+
+static void print_long(const struct counters *now, char **names)
+{
+	bool is_first = true;
+
+	for (size_t i = 0; i < now->process_count; i++) {
+		const struct counters_process *process = &now->processes[i];
+		struct identity identity;
+		if (!is_wanted(process, names))
+			continue;
+		identity_read(process, &identity);
+		printf("%s", is_first ? "" : "\n");
+		print_escaped(stdout, process->info.service, strlen(process->info.service), false);
+		printf(", process %lld%s\n", (long long)process->info.pid, is_live(process) ? "" : " (dead)");
+		print_facts(&identity);
+		is_first = false;
+	}
+}
+
 /* ---- for programs ---- */
 
 static json_t *bundles_json(const struct identity *identity)
@@ -233,6 +319,8 @@ static int print_once(const struct id_args *given, const struct counters *now, c
 
 	if (given->is_json)
 		status = print_rows_json(now, names);
+	else if (given->is_long || *names)
+		print_long(now, names);
 	else
 		print_table(now, names);
 	if (now->unreadable_count > 0)
@@ -271,8 +359,8 @@ static int run(const struct command *cmd, int argc, char **argv)
 
 const struct command command_id = {
 	"id", "[NAME|PID...]", "who every process on this host is, until when, and whom it trusts",
-	"  mesh id                          all processes\n"
-	"  mesh id users 4711               those of a service, or one by its number\n"
+	"  mesh id                          all processes, a line for each\n"
+	"  mesh id users 4711               all about those of a service, or about one by its number\n"
 	"  mesh id --json | jq '.[] | select(.is_usable | not)'\n\n"
 	"Exit status 1 if a living process has no identity that can be used: none yet, expired, or plain text (off);\n"
 	"3 if there is no process, or none of that name. mesh-identity(7) tells what to do.\n",

@@ -17,6 +17,18 @@ static uint64_t distance(int64_t from, int64_t to)
 	return to > from ? (uint64_t)to - (uint64_t)from : 0;
 }
 
+char *wall_time(char *buffer, int64_t seconds)
+{
+	time_t at = (time_t)seconds;
+	struct tm parts;
+
+	if (!seconds)
+		strcpy(buffer, "-");
+	else if (!gmtime_r(&at, &parts) || !strftime(buffer, WALL_TIME_BYTES, "%Y-%m-%dT%H:%M:%SZ", &parts))
+		snprintf(buffer, WALL_TIME_BYTES, "%lld", (long long)seconds);
+	return buffer;
+}
+
 char *human_seconds(char *buffer, int64_t seconds)
 {
 	uint64_t s = seconds > 0 ? (uint64_t)seconds : 0;

@@ -19,4 +19,8 @@ void identity_read(const struct counters_process *process, struct identity *iden
 char *human_seconds(char *buffer, int64_t seconds);
 int64_t wall_s(void);
 
+/* "2026-11-26T14:00:00Z"; "-" for a time that there is none of. The buffer is returned. */
+enum { WALL_TIME_BYTES = 32 };
+char *wall_time(char *buffer, int64_t seconds);
+
 #endif
