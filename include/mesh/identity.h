@@ -1,8 +1,5 @@
 /*
- * Identity: certificate authorities for tests and small installations, as `mesh ca` uses them. A mesh on its own needs none of this: identity local:
- * makes its authority by itself, and file: and spiffe: have theirs elsewhere.
- *
- * An authority is a directory of mode 0700 with ca.crt and ca.key (0600). Whoever can read the key can be anybody in its trust domain.
+ * Identity: who we are, who calls, who answered; and certificate authorities for tests and small installations. See mesh-identity(7).
  */
 #ifndef MESH_IDENTITY_H
 #define MESH_IDENTITY_H
@@ -12,6 +9,13 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/*
+ * --- authorities, as `mesh ca` uses them ---
+ *
+ * A mesh on its own needs none of this: identity local: makes its authority by itself, and file: and spiffe: have theirs elsewhere. An authority is a
+ * directory of mode 0700 with ca.crt and ca.key (0600). Whoever can read the key can be anybody in its trust domain.
+ */
 
 /*
  * Makes an authority: a P-256 key and a certificate of ten years. One that is there already is never overwritten.

@@ -115,6 +115,9 @@ static int check_peer(const char *text, size_t *len, bool *is_prefix, const char
 	*why = star_is_odd;
 	if (star && (star != text + *len - 1 || star == text + 1 || star[-1] != '/'))
 		return -1;
+	*why = "it names no trust domain: spiffe://DOMAIN/* is all of one, * alone is everybody";
+	if (star && *len == sizeof("spiffe://*") - 1)
+		return -1;
 	if (star)
 		--*len; /* the '/' before it stays: ".../ns/shop" and ".../ns/shopping" are others */
 	if (mesh__spiffe_id_parse(&id, text, star ? *len - 1 : *len, why))

@@ -255,7 +255,7 @@ static const struct {
 	{ "{\"rules\": [{\"deny\": [\"spiffe://Prod.example/*\"]}]}", "the trust domain has an upper-case letter" },
 	{ "{\"rules\": [{\"deny\": [\"spiffe://a/ns/sh*\"]}]}", "a \"*\" stands alone, or for the whole end" },
 	{ "{\"rules\": [{\"deny\": [\"spiffe://*/ns/a\"]}]}", "a \"*\" stands alone, or for the whole end" },
-	{ "{\"rules\": [{\"deny\": [\"spiffe://*\"]}]}", "\"spiffe://*\": " },
+	{ "{\"rules\": [{\"deny\": [\"spiffe://*\"]}]}", "\"spiffe://*\": it names no trust domain" },
 	{ "{\"rules\": [{\"deny\": [\"**\"]}]}", "a \"*\" stands alone" },
 	{ "{\"rules\": [{\"deny\": [\"/*\"]}]}", "a \"*\" stands alone" },
 	{ "{\"rules\": [{\"deny\": [\"spiffe://a//*\"]}]}", "it ends in '/'" },
