@@ -7,9 +7,11 @@
 #include "output.h"
 #include "session.h"
 
+#include "mesh/identity.h"
 #include "mesh/options.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +23,7 @@
 
 enum {
 	DAY_S = 86400,
+	SOURCE_PATIENCE_MS = 3000,        /* for a Workload API to answer */
 	AUTHORITY_DAYS_MIN = 60,          /* to replace a root takes weeks: linkerd warns so early, too */
 	DESCRIPTORS_MIN = 1024,
 	TLS_VERSION_MIN = 0x03060600,     /* 3.6.6: what is older has known holes */
@@ -263,23 +266,104 @@ static void check_runtime_dir(struct report *report, mesh *m)
 	check_private(report, "runtime", dir, S_IFDIR, 022, absent);
 }
 
-/* ---- processes ---- */
+/* SPIRE replaces its authorities by itself, within a day where nothing else is said: there a short rest is no news. */
+static bool are_replaced_for_us(const char *source)
+{
+	return strncmp(source, "spiffe:", strlen("spiffe:")) == 0;
+}
+
+static void check_trust(struct report *report, const char *who, const char *source, const char *domain, int64_t latest_s)
+{
+	int64_t left_s = latest_s > 0 ? latest_s - wall_s() : 0;
+	char left[HUMAN_BYTES];
+
+	if (latest_s <= 0)
+		tell(report, WARN, "authority", "give it a bundle, or leave the domain out", "%s: the bundle of %s is empty: nobody of it is believed", who, domain);
+	else if (left_s <= 0)
+		tell(report, FAIL, "authority", "replace it at once", "%s: no authority of %s is valid any more: nobody of it can be verified", who, domain);
+	else if (left_s < (int64_t)AUTHORITY_DAYS_MIN * DAY_S && !are_replaced_for_us(source))
+		tell(report, WARN, "authority", "add its successor to the bundle now, and let it expire there", "%s: the last authority of %s expires in %s", who, domain,
+		     human_seconds(left, left_s));
+}
 
 static void check_bundles(struct report *report, const char *who, const struct identity *identity)
 {
 	struct mesh_stats_bundle bundle = { .size = sizeof(bundle) };
-	int64_t now = wall_s();
 
 	for (uint32_t i = 0; i < identity->info.bundle_count; i++) {
-		if (mesh_stats_identity_bundle(identity->process->view, i, &bundle) != 0 || bundle.earliest_not_after_s <= 0)
-			continue;
-		if (bundle.earliest_not_after_s <= now)
-			tell(report, FAIL, "authority", "replace it at once: nobody of this domain can be verified by it", "%s: an authority of %s has expired", who, bundle.trust_domain);
-		else if (bundle.earliest_not_after_s - now < (int64_t)AUTHORITY_DAYS_MIN * DAY_S)
-			tell(report, WARN, "authority", "add its successor to the bundle now, and let it expire there", "%s: an authority of %s expires in %lld days", who,
-			     bundle.trust_domain, (long long)((bundle.earliest_not_after_s - now) / DAY_S));
+		if (mesh_stats_identity_bundle(identity->process->view, i, &bundle) == 0)
+			check_trust(report, who, identity->info.source, bundle.trust_domain, bundle.latest_not_after_s);
 	}
 }
+
+/* What signed the certificate ends before or with it: a renewal that the issuer cannot give any more. */
+static void check_issuer(struct report *report, const char *who, const char *source, int64_t issuer_not_after_s)
+{
+	int64_t left_s = issuer_not_after_s > 0 ? issuer_not_after_s - wall_s() : 0;
+	char left[HUMAN_BYTES];
+
+	if (issuer_not_after_s > 0 && left_s < (int64_t)AUTHORITY_DAYS_MIN * DAY_S && !are_replaced_for_us(source))
+		tell(report, left_s > 0 ? WARN : FAIL, "issuer", "renew the intermediate certificate that signs ours", "%s: its issuer %s %s%s", who,
+		     left_s > 0 ? "expires in" : "expired", human_seconds(left, left_s > 0 ? left_s : -left_s), left_s > 0 ? "" : " ago");
+}
+
+/* ---- what a service would get ---- */
+
+struct own {
+	struct report *report;
+	const char *source;
+	char said[800];
+};
+
+static void say_own(const struct mesh_identity *identity, void *user)
+{
+	struct own *own = user;
+	char leaf[HUMAN_BYTES], issuer[HUMAN_BYTES] = "";
+	int64_t now = wall_s();
+
+	if (!identity->is_default)
+		return;
+	if (identity->issuer_not_after_s > 0)
+		human_seconds(issuer, identity->issuer_not_after_s - now);
+	snprintf(own->said, sizeof(own->said), "%s gives %.400s, verified; left: certificate %s%s%s", own->source, identity->id,
+		 human_seconds(leaf, identity->not_after_s - now), *issuer ? ", issuer " : "", issuer);
+	check_issuer(own->report, own->source, own->source, identity->issuer_not_after_s);
+}
+
+static void say_trust(const struct mesh_trust *trust, void *user)
+{
+	struct own *own = user;
+	size_t used = strlen(own->said);
+	char left[HUMAN_BYTES];
+
+	if (trust->is_own && trust->not_after_s > 0)
+		snprintf(own->said + used, sizeof(own->said) - used, ", root %s", human_seconds(left, trust->not_after_s - wall_s()));
+	check_trust(own->report, own->source, own->source, trust->domain, trust->not_after_s);
+}
+
+/* Asks the source as a service would: keys, chain and validity are looked at by the library itself. */
+static void check_source(struct report *report, mesh *m)
+{
+	struct mesh_identity_status status = MESH_IDENTITY_STATUS_INIT;
+	struct own own = { .report = report };
+
+	if (!m || mesh_identity_status(m, &status) || !status.is_tls)
+		return;
+	for (int i = 0; i < SOURCE_PATIENCE_MS / 10 && !status.generation; i++) {
+		poll(NULL, 0, 10);
+		mesh_identity_status(m, &status);
+	}
+	own.source = status.source;
+	mesh_identity_list(m, say_own, &own);
+	if (!*own.said)
+		tell(report, FAIL, "source", "what starts here with these options can talk to nobody: mesh-identity(7)", "%s gives no identity: %s", status.source,
+		     *status.last_failure ? status.last_failure : "it has not answered");
+	mesh_identity_trusts(m, say_trust, &own);
+	if (*own.said)
+		tell(report, OK, "source", "", "%s", own.said);
+}
+
+/* ---- processes ---- */
 
 /* Less than a tenth of its life is left, and half of it should be. Its life begins when it came: issuers date back, for clocks that are late. */
 static bool is_nearly_over(const struct mesh_stats_identity *info)
@@ -306,6 +390,7 @@ static void check_process(struct report *report, const struct counters_process *
 		     who, human_seconds(left, identity.info.not_after_s - wall_s()));
 	else
 		tell(report, OK, "identity", "", "%s is %s for another %s", who, identity.info.spiffe_id, human_seconds(left, identity.info.not_after_s - wall_s()));
+	check_issuer(report, who, identity.info.source, identity.info.issuer_not_after_s);
 	check_bundles(report, who, &identity);
 }
 
@@ -370,6 +455,7 @@ static int run(const struct command *cmd, int argc, char **argv)
 	check_descriptors(&report);
 	check_runtime_dir(&report, m);
 	check_state_dir(&report, m);
+	check_source(&report, m);
 	if (m && !given.dir && mesh_options_get(m, "stats.dir", NULL, dir, sizeof(dir)) <= 0)
 		mesh_options_get(m, "runtime.dir", NULL, dir, sizeof(dir));
 	if (!m || given.dir)

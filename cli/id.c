@@ -190,10 +190,12 @@ static void print_facts(const struct identity *identity)
 	print_fact("serial", "%s", info->serial);
 	print_fact("issuer", "%s", info->issuer);
 	print_validity(info);
+	if (info->issuer_not_after_s > 0)
+		print_fact("issuer's", "certificate ends at %s", wall_time(until, info->issuer_not_after_s));
 	print_renewals(info);
 	for (uint32_t at = 0; next_bundle(identity, &at, &bundle);)
-		print_fact("trusts", "%s: %u certificate%s, the first to end at %s", bundle.trust_domain, bundle.certificate_count,
-			   bundle.certificate_count == 1 ? "" : "s", wall_time(until, bundle.earliest_not_after_s));
+		print_fact("trusts", "%s: %u certificate%s, until %s", bundle.trust_domain, bundle.certificate_count, bundle.certificate_count == 1 ? "" : "s",
+			   wall_time(until, bundle.latest_not_after_s));
 	if (info->bundle_total > info->bundle_count)
 		print_fact("trusts", "%u more, for which the page has no room", info->bundle_total - info->bundle_count);
 }
@@ -224,9 +226,9 @@ static json_t *bundles_json(const struct identity *identity)
 	struct mesh_stats_bundle bundle;
 
 	for (uint32_t at = 0; next_bundle(identity, &at, &bundle);)
-		json_array_append_new(list, json_pack("{s:o, s:I, s:I}", "trust_domain", json_text(bundle.trust_domain, strlen(bundle.trust_domain)),
+		json_array_append_new(list, json_pack("{s:o, s:I, s:I, s:I}", "trust_domain", json_text(bundle.trust_domain, strlen(bundle.trust_domain)),
 						      "certificates", (json_int_t)bundle.certificate_count, "earliest_not_after",
-						      (json_int_t)bundle.earliest_not_after_s));
+						      (json_int_t)bundle.earliest_not_after_s, "latest_not_after", (json_int_t)bundle.latest_not_after_s));
 	return list;
 }
 
@@ -243,7 +245,7 @@ static json_t *identity_json(const struct identity *identity)
 		int64_t value;
 	} numbers[] = { { "pid", identity->process->info.pid }, { "not_before", info->not_before_s }, { "not_after", info->not_after_s },
 			{ "expires_in_s", info->not_after_s > 0 ? info->not_after_s - wall_s() : 0 }, { "last_renewal", info->last_renewal_s },
-			{ "next_renewal", info->next_renewal_s }, { "overdue_since", info->overdue_since_s }, { "generation", (int64_t)info->generation },
+			{ "next_renewal", info->next_renewal_s }, { "issuer_not_after", info->issuer_not_after_s }, { "overdue_since", info->overdue_since_s }, { "generation", (int64_t)info->generation },
 			{ "renewals", (int64_t)info->renewals }, { "failures", (int64_t)info->failures }, { "last_failure_at", info->last_failure_s },
 			{ "bundle_total", info->bundle_total } };
 	json_t *row = json_object();

@@ -103,6 +103,7 @@ struct mesh_identity {
 	const char *issuer;      /* its distinguished name */
 	const char *hint;        /* of the Workload API; "" */
 	int64_t not_before_s, not_after_s;
+	int64_t issuer_not_after_s; /* of the intermediate certificate that ends first; 0: a root signed ours itself */
 };
 
 /* What signs for one trust domain, as far as we believe it. */

@@ -77,6 +77,7 @@ struct mesh_stats_identity {
 	int64_t next_renewal_s;
 	int64_t overdue_since_s;
 	int64_t last_failure_s;
+	int64_t issuer_not_after_s; /* of the intermediate certificate that ends first; 0: the root signed the certificate itself */
 	uint64_t generation;      /* of the credentials, from 1 */
 	uint64_t renewals;
 	uint64_t failures;
@@ -90,6 +91,7 @@ struct mesh_stats_bundle {
 	uint32_t certificate_count;
 	const char *trust_domain;
 	int64_t earliest_not_after_s; /* when the first of them expires; 0: there is none */
+	int64_t latest_not_after_s;   /* when the last does, and nobody of the domain can be verified any more */
 };
 
 /* One series. Strings are valid until the view is read again or closed. */

@@ -61,23 +61,11 @@ int mesh_identity_list(mesh *m, mesh_identity_fn fn, void *user)
 			.not_after_s = svid->facts.not_after_s,
 		};
 
+		mesh__certificate_ends(svid->chain.next, &identity.issuer_not_after_s, NULL);
 		fn(&identity, user);
 	}
 	mesh__credentials_unref(credentials);
 	return rc;
-}
-
-static int64_t last_end_s(const struct mesh__bundle *bundle)
-{
-	struct mesh__certificate_facts facts;
-	int64_t last_s = 0;
-
-	for (const mbedtls_x509_crt *crt = bundle->count ? &bundle->cas : NULL; crt; crt = crt->next) {
-		mesh__certificate_facts(crt, &facts);
-		if (facts.not_after_s > last_s)
-			last_s = facts.not_after_s;
-	}
-	return last_s;
 }
 
 int mesh_identity_trusts(mesh *m, mesh_trust_fn fn, void *user)
@@ -91,10 +79,11 @@ int mesh_identity_trusts(mesh *m, mesh_trust_fn fn, void *user)
 	for (uint32_t i = 0; credentials && i < credentials->bundle_count; i++) {
 		const struct mesh__bundle *bundle = credentials->bundles[i];
 		struct mesh_trust trust = {
-			.size = sizeof(trust), .certificate_count = bundle->count, .domain = bundle->domain, .not_after_s = last_end_s(bundle),
+			.size = sizeof(trust), .certificate_count = bundle->count, .domain = bundle->domain,
 			.is_own = credentials->svid_count && mesh__spiffe_id_is_member(&credentials->svids[0]->facts.id, bundle->domain),
 		};
 
+		mesh__certificate_ends(&bundle->cas, NULL, &trust.not_after_s);
 		fn(&trust, user);
 	}
 	mesh__credentials_unref(credentials);

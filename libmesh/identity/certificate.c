@@ -129,6 +129,22 @@ void mesh__certificate_facts(const mbedtls_x509_crt *crt, struct mesh__certifica
 	print_name(facts->subject, sizeof(facts->subject), &crt->subject);
 }
 
+void mesh__certificate_ends(const mbedtls_x509_crt *list, int64_t *earliest_s, int64_t *latest_s)
+{
+	int64_t earliest = 0, latest = 0;
+
+	for (; list && list->raw.p; list = list->next) {
+		int64_t end = to_unix(&list->valid_to);
+
+		earliest = !earliest || end < earliest ? end : earliest;
+		latest = end > latest ? end : latest;
+	}
+	if (earliest_s)
+		*earliest_s = earliest;
+	if (latest_s)
+		*latest_s = latest;
+}
+
 /* --- the rules for one certificate --- */
 
 /* Is the extension keyUsage marked critical? mbedTLS has parsed all this before, so that malformed ones do not get here. */

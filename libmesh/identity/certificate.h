@@ -70,4 +70,7 @@ enum mesh__refusal mesh__certificate_verify(mbedtls_x509_crt *chain, struct mesh
 
 void mesh__certificate_facts(const mbedtls_x509_crt *crt, struct mesh__certificate_facts *facts); /* id.len 0: it has none */
 
+/* When the first and the last of a list end (either may be NULL); 0: it is empty. */
+void mesh__certificate_ends(const mbedtls_x509_crt *list, int64_t *earliest_s, int64_t *latest_s);
+
 #endif

@@ -20,19 +20,7 @@ static void fill_svid(struct mesh__stats_identity *page, char domain[MESH__TRUST
 	page->issuer = svid->facts.issuer;
 	page->not_before_s = svid->facts.not_before_s;
 	page->not_after_s = svid->facts.not_after_s;
-}
-
-static int64_t earliest_end(const struct mesh__bundle *bundle)
-{
-	struct mesh__certificate_facts facts;
-	int64_t earliest_s = 0;
-
-	for (const mbedtls_x509_crt *ca = bundle->count ? &bundle->cas : NULL; ca; ca = ca->next) {
-		mesh__certificate_facts(ca, &facts);
-		if (!earliest_s || facts.not_after_s < earliest_s)
-			earliest_s = facts.not_after_s;
-	}
-	return earliest_s;
+	mesh__certificate_ends(svid->chain.next, &page->issuer_not_after_s, NULL);
 }
 
 static int32_t state_of(const struct mesh__identity_status *status, const struct mesh__credentials *credentials)
@@ -65,9 +53,12 @@ void mesh__identity_show(struct mesh__identity *identity, struct mesh__stats *st
 	page.overdue_since_s = status.overdue_since_s;
 	if (credentials && credentials->svid_count)
 		fill_svid(&page, domain, credentials->svids[0]);
-	for (uint32_t i = 0; credentials && i < credentials->bundle_count; i++)
-		bundles[page.bundle_count++] = (struct mesh__stats_bundle){ credentials->bundles[i]->domain, credentials->bundles[i]->count,
-									    earliest_end(credentials->bundles[i]) };
+	for (uint32_t i = 0; credentials && i < credentials->bundle_count; i++) {
+		struct mesh__stats_bundle *bundle = &bundles[page.bundle_count++];
+
+		*bundle = (struct mesh__stats_bundle){ .trust_domain = credentials->bundles[i]->domain, .certificate_count = credentials->bundles[i]->count };
+		mesh__certificate_ends(&credentials->bundles[i]->cas, &bundle->earliest_not_after_s, &bundle->latest_not_after_s);
+	}
 	mesh__stats_set_identity(stats, &page);
 	mesh__credentials_unref(credentials);
 }

@@ -34,6 +34,11 @@ static void add_texts(struct mesh__identity_page *page, const struct mesh__stats
 }
 _Static_assert(ID_MAX + (FIXED_TEXTS - 1) * TEXT_MAX + FIXED_TEXTS <= MESH__IDENTITY_PAGE_TEXT_BYTES, "the fixed texts always fit");
 
+static uint32_t seconds_between(int64_t from, int64_t to)
+{
+	return to <= from ? 0 : to - from < UINT32_MAX ? (uint32_t)(to - from) : UINT32_MAX;
+}
+
 static void add_bundles(struct mesh__identity_page *page, const struct mesh__stats_identity *identity)
 {
 	page->bundle_total = identity->bundle_count;
@@ -45,6 +50,7 @@ static void add_bundles(struct mesh__identity_page *page, const struct mesh__sta
 		page->bundles[page->bundle_count++] = (struct mesh__identity_page_bundle){
 			.earliest_not_after_s = bundle->earliest_not_after_s,
 			.certificate_count = bundle->certificate_count,
+			.latest_after_s = seconds_between(bundle->earliest_not_after_s, bundle->latest_not_after_s),
 		};
 	}
 }
@@ -58,6 +64,7 @@ static void fill_page(struct mesh__identity_page *page, const struct mesh__stats
 	page->next_renewal_s = identity->next_renewal_s;
 	page->overdue_since_s = identity->overdue_since_s;
 	page->last_failure_s = identity->last_failure_s;
+	page->issuer_not_after_s = identity->issuer_not_after_s;
 	page->generation = identity->generation;
 	page->renewals = identity->renewals;
 	page->failures = identity->failures;
@@ -168,6 +175,7 @@ int mesh__identity_page_read(const struct mesh__identity_page *page, struct mesh
 	out->next_renewal_s = page->next_renewal_s;
 	out->overdue_since_s = page->overdue_since_s;
 	out->last_failure_s = page->last_failure_s;
+	out->issuer_not_after_s = page->issuer_not_after_s;
 	out->generation = page->generation;
 	out->renewals = page->renewals;
 	out->failures = page->failures;
@@ -183,5 +191,7 @@ int mesh__identity_page_bundle(const struct mesh__identity_page *page, uint32_t 
 	out->trust_domain = text_at(page, FIXED_TEXTS + number);
 	out->certificate_count = page->bundles[number].certificate_count;
 	out->earliest_not_after_s = page->bundles[number].earliest_not_after_s;
+	if (__builtin_add_overflow(out->earliest_not_after_s, (int64_t)page->bundles[number].latest_after_s, &out->latest_not_after_s))
+		return MESH_E_CORRUPT;
 	return out->trust_domain ? 0 : MESH_E_CORRUPT;
 }

@@ -20,7 +20,7 @@ enum { MESH__IDENTITY_PAGE_BUNDLES = 32, MESH__IDENTITY_PAGE_TEXT_BYTES = 3448, 
 struct mesh__identity_page_bundle {
 	int64_t earliest_not_after_s;
 	uint32_t certificate_count;
-	uint32_t reserved;
+	uint32_t latest_after_s; /* from the earliest to the latest */
 };
 
 /* At MESH__LAYOUT_PAGE_BYTES of the segment; documented in mesh-stats(5). */
@@ -32,7 +32,8 @@ struct mesh__identity_page {
 	uint64_t generation, renewals, failures;
 	uint32_t bundle_count; /* in the table */
 	uint32_t bundle_total; /* that the process has */
-	uint64_t reserved[5];
+	int64_t issuer_not_after_s;
+	uint64_t reserved[4];
 	struct mesh__identity_page_bundle bundles[MESH__IDENTITY_PAGE_BUNDLES]; /* at 136 */
 	char texts[MESH__IDENTITY_PAGE_TEXT_BYTES]; /* at 648: ID, trust domain, source, serial, issuer, last failure, the bundles' domains */
 };
@@ -44,7 +45,7 @@ _Static_assert(sizeof(struct mesh__identity_page) == MESH__LAYOUT_PAGE_BYTES, "d
 struct mesh__stats_bundle {
 	const char *trust_domain;
 	uint32_t certificate_count;
-	int64_t earliest_not_after_s; /* Unix time; 0: it has no certificate */
+	int64_t earliest_not_after_s, latest_not_after_s; /* Unix time; 0: it has no certificate */
 };
 
 /* Texts may be NULL. An ID is never cut, other texts at 255 bytes; bundles without room are only counted. */
@@ -52,6 +53,7 @@ struct mesh__stats_identity {
 	int32_t state; /* enum mesh_stats_identity_state */
 	const char *spiffe_id, *trust_domain, *source, *serial, *issuer, *last_failure;
 	int64_t not_before_s, not_after_s, last_renewal_s, next_renewal_s, overdue_since_s, last_failure_s; /* Unix time; 0: never */
+	int64_t issuer_not_after_s; /* of the intermediate certificate that ends first; 0: there is none */
 	uint64_t generation, renewals, failures;
 	const struct mesh__stats_bundle *bundles;
 	uint32_t bundle_count;

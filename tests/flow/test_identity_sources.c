@@ -4,6 +4,7 @@
 #include "../lib/certificates.h"
 
 #include "api/handle.h"
+#include "mesh/identity.h"
 
 #include <psa/crypto.h>
 #include <sys/socket.h>
@@ -106,6 +107,49 @@ static void a_directory_gives_an_identity(void **state)
 	assert_int_equal(remove(strcat(strcpy(why, dir), "/bundles/partner.example.pem")), 0);
 	WAIT_FOR(generation(m) == 2);
 	mesh_close(m);
+}
+
+static void take_issuer_end(const struct mesh_identity *identity, void *user)
+{
+	*(int64_t *)user = identity->issuer_not_after_s;
+}
+
+/* When certificate, issuer and root end: what `mesh id` and `mesh check` tell. */
+static void the_ends_of_a_whole_chain_are_told(void **state)
+{
+	struct mesh_stats_identity page = { .size = sizeof(page) };
+	struct mesh_stats_bundle bundle = { .size = sizeof(bundle) };
+	struct certificate middle, leaf, old_root;
+	mesh_stats_view *view = NULL;
+	int64_t now_s = time(NULL), issuer_end_s = 0;
+	char text[26000];
+	mesh *m;
+
+	(void)state;
+	make_certificate(&old_root, &(struct certificate_spec){ AUTHORITY("prod.example"), .from_s = -60, .until_s = 600 });
+	make_certificate(&middle, &(struct certificate_spec){ AUTHORITY("prod.example"), .issuer = &root, .from_s = -60, .until_s = 1800 });
+	make_certificate(&leaf, &(struct certificate_spec){ .issuer = &middle, .uris = { USERS }, .from_s = -60, .until_s = 900 });
+	write_spiffe_helper(&leaf);
+	snprintf(text, sizeof(text), "%s%s", leaf.pem, middle.pem);
+	write_file("svid.pem", text, 0644);
+	snprintf(text, sizeof(text), "%s%s", root.pem, old_root.pem);
+	write_file("svid_bundle.pem", text, 0644);
+	m = OPEN_MESH("users", "tls", "on", "identity", uri);
+	assert_int_equal(mesh_identity_list(m, take_issuer_end, &issuer_end_s), 0);
+	assert_in_range(issuer_end_s, now_s + 1790, now_s + 1801);
+	assert_int_equal(mesh_stats_open_self(m, &view, NULL), 0);
+	assert_int_equal(mesh_stats_identity(view, &page), 0);
+	assert_int_equal(page.issuer_not_after_s, issuer_end_s);
+	assert_in_range(page.not_after_s, now_s + 890, now_s + 901);
+	assert_int_equal(mesh_stats_identity_bundle(view, 0, &bundle), 0);
+	assert_int_equal(bundle.certificate_count, 2);
+	assert_in_range(bundle.earliest_not_after_s, now_s + 590, now_s + 601);
+	assert_in_range(bundle.latest_not_after_s, now_s + 3000, now_s + 3601);
+	mesh_stats_close(view);
+	mesh_close(m);
+	free_certificate(&old_root);
+	free_certificate(&middle);
+	free_certificate(&leaf);
 }
 
 /* spiffe-helper: the certificate first, the key later. */
@@ -239,6 +283,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(a_directory_gives_an_identity, make_dir),
+		cmocka_unit_test_setup(the_ends_of_a_whole_chain_are_told, make_dir),
 		cmocka_unit_test_setup(files_written_one_after_another_become_one_generation, make_dir),
 		cmocka_unit_test_setup(a_secret_of_kubernetes_is_swapped_as_a_whole, make_dir),
 		cmocka_unit_test_setup(a_set_that_comes_later_is_found, make_dir),

@@ -34,7 +34,7 @@ static int make_original(void **state)
 	}
 	mesh__stats_set_identity(stats, &(struct mesh__stats_identity){
 					 .state = MESH_STATS_IDENTITY_OK, .spiffe_id = "spiffe://a.b/c", .trust_domain = "a.b", .bundle_count = 1,
-					 .bundles = &(struct mesh__stats_bundle){ "a.b", 1, 1 } });
+					 .bundles = &(struct mesh__stats_bundle){ "a.b", 1, 1, 1 } });
 	fd = open(mesh__stats_path(stats), O_RDONLY | O_CLOEXEC);
 	got = read(fd, original, sizeof(original));
 	close(fd);

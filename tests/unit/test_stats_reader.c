@@ -503,11 +503,11 @@ static void a_view_of_the_parent_is_refused_in_a_child(void **state)
 
 static struct mesh__stats_identity identity_until(int64_t not_after_s)
 {
-	static const struct mesh__stats_bundle bundles[] = { { "mesh.local", 2, 2000000000 }, { "other.example", 0, 0 } };
+	static const struct mesh__stats_bundle bundles[] = { { "mesh.local", 2, 2000000000, 2100000000 }, { "other.example", 0, 0, 0 } };
 
 	return (struct mesh__stats_identity){ .state = MESH_STATS_IDENTITY_OK, .spiffe_id = "spiffe://mesh.local/ns/default/sa/shop",
 					      .trust_domain = "mesh.local", .source = "local:", .serial = "0a1b", .not_after_s = not_after_s,
-					      .generation = 3, .bundles = bundles, .bundle_count = 2 };
+					      .issuer_not_after_s = 1900000000, .generation = 3, .bundles = bundles, .bundle_count = 2 };
 }
 
 static void an_identity_is_read_as_it_was_written(void **state)
@@ -529,11 +529,13 @@ static void an_identity_is_read_as_it_was_written(void **state)
 	assert_string_equal(identity.serial, "0a1b");
 	assert_string_equal(identity.issuer, "");
 	assert_int_equal(identity.generation, 3);
+	assert_int_equal(identity.issuer_not_after_s, 1900000000);
 	assert_int_equal(identity.bundle_count, 2);
 	assert_int_equal(mesh_stats_identity_bundle(view, 0, &bundle), 0);
 	assert_string_equal(bundle.trust_domain, "mesh.local");
 	assert_int_equal(bundle.certificate_count, 2);
 	assert_int_equal(bundle.earliest_not_after_s, 2000000000);
+	assert_int_equal(bundle.latest_not_after_s, 2100000000);
 	assert_int_equal(mesh_stats_identity_bundle(view, 1, &bundle), 0);
 	assert_string_equal(bundle.trust_domain, "other.example");
 	assert_int_equal(mesh_stats_identity_bundle(view, 2, &bundle), MESH_E_NOT_FOUND);

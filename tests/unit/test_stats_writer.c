@@ -468,7 +468,7 @@ static void a_long_identity_is_kept_and_the_rest_cut(void **state)
 	memset(text, 'x', sizeof(text) - 1);
 	text[sizeof(text) - 1] = '\0';
 	for (int i = 0; i < 100; i++)
-		bundles[i] = (struct mesh__stats_bundle){ i ? "a.example" : text, 1, 1 };
+		bundles[i] = (struct mesh__stats_bundle){ i ? "a.example" : text, 1, 1, 1 };
 	assert_int_equal(mesh__stats_open(&opts, &stats, NULL), 0); /* in private memory */
 	mesh__stats_set_identity(stats, &(struct mesh__stats_identity){ MESH_STATS_IDENTITY_NONE, text, text, text, text, text, text, .bundles = bundles,
 									.bundle_count = 100 });
