@@ -42,6 +42,8 @@ enum answer { ANSWER_NONE, ANSWER_ABSENT, ANSWER_SET };
 struct entry {
 	struct mesh__endpoint ep;
 	atomic_uint refs;
+	_Atomic(struct mesh__discovered_id *) id; /* published as sets are: see mesh__endpoint_discovered_id() */
+	struct mesh__discovered_id *old_id;       /* on_loop: until nobody can be about to take a reference to it */
 	uint64_t first_seen_ns, last_seen_ns;
 	uint64_t mark;
 	struct mesh__service *service;
@@ -138,8 +140,20 @@ void mesh__endpoint_unref(struct mesh__endpoint *ep)
 	atomic_fetch_sub_explicit(&((struct entry *)(void *)ep)->refs, 1, memory_order_release);
 }
 
+struct mesh__discovered_id *mesh__endpoint_discovered_id(const struct mesh__endpoint *ep)
+{
+	const struct entry *entry = (const struct entry *)(const void *)ep;
+	struct mesh__discovered_id *id;
+
+	mesh__set_read_enter();
+	id = mesh__discovered_id_ref(atomic_load_explicit(&entry->id, memory_order_acquire));
+	mesh__set_read_end();
+	return id;
+}
+
 static void free_entry(struct mesh__directory *dir, struct entry *entry)
 {
+	mesh__discovered_id_unref(atomic_load_explicit(&entry->id, memory_order_relaxed));
 	if (dir->opts.on_endpoint_free)
 		dir->opts.on_endpoint_free(&entry->ep, dir->opts.user);
 	mesh__memory_free(entry);
@@ -244,6 +258,22 @@ static void tell_watches(struct mesh__service *service)
 	}
 }
 
+static void publish_id(struct entry *entry, struct mesh__discovered_id *id)
+{
+	if (atomic_load_explicit(&entry->id, memory_order_relaxed) != id)
+		entry->old_id = atomic_exchange_explicit(&entry->id, mesh__discovered_id_ref(id), memory_order_acq_rel);
+}
+
+static void free_old_ids(const struct mesh__set *set)
+{
+	for (uint32_t i = 0; i < set->count; i++) {
+		struct entry *entry = (struct entry *)(void *)set->eps[i];
+
+		mesh__discovered_id_unref(entry->old_id);
+		entry->old_id = NULL;
+	}
+}
+
 /* Publishes what `told` says. Out of memory keeps the set that is there; the sweep tries again. */
 static void publish(struct mesh__service *service, const struct told *told)
 {
@@ -268,6 +298,7 @@ static void publish(struct mesh__service *service, const struct told *told)
 		entry->last_seen_ns = now_ns;
 		atomic_store_explicit(&entry->ep.weight, told->found[i].weight ? told->found[i].weight : 1, memory_order_relaxed);
 		entry->ep.source = told->source->index;
+		publish_id(entry, told->found[i].id);
 		set->eps[set->count++] = &entry->ep;
 	}
 	pthread_mutex_unlock(&service->shared.lock);
@@ -275,6 +306,7 @@ static void publish(struct mesh__service *service, const struct told *told)
 	remove_unmarked(service);
 	mesh__gauge_set(service->endpoints, set->count);
 	mesh__set_wait_for_readers();
+	free_old_ids(set);
 	mesh__memory_free(old);
 }
 
@@ -324,9 +356,17 @@ static bool is_same(const struct told *told, const struct mesh__found *found, ui
 	if (told->answer != ANSWER_SET || told->count != count)
 		return false;
 	for (uint32_t i = 0; i < count; i++)
-		if (!mesh__address_equal(&told->found[i].address, &found[i].address) || told->found[i].weight != found[i].weight)
+		if (!mesh__address_equal(&told->found[i].address, &found[i].address) || told->found[i].weight != found[i].weight ||
+		    !mesh__discovered_id_equal(told->found[i].id, found[i].id))
 			return false;
 	return true;
+}
+
+static void free_found(struct mesh__found *found, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		mesh__discovered_id_unref(found[i].id);
+	mesh__memory_free(found);
 }
 
 static void answer(struct mesh__source *source, struct mesh__service *service, enum answer kind, const struct mesh__found *found, uint32_t count,
@@ -334,6 +374,7 @@ static void answer(struct mesh__source *source, struct mesh__service *service, e
 {
 	struct told *told = told_by(service, source);
 	struct mesh__found *copy = NULL, *old;
+	uint32_t old_count;
 	bool is_news;
 
 	if (!told)
@@ -345,10 +386,13 @@ static void answer(struct mesh__source *source, struct mesh__service *service, e
 			return;
 		}
 		memcpy(copy, found, count * sizeof(*copy));
+		for (uint32_t i = 0; i < count; i++)
+			mesh__discovered_id_ref(copy[i].id);
 	}
 	is_news = kind == ANSWER_SET ? !is_same(told, found, count) : told->answer != kind;
 	pthread_mutex_lock(&service->shared.lock);
 	old = told->found;
+	old_count = told->count;
 	told->found = copy;
 	told->count = count;
 	told->answer = kind;
@@ -357,7 +401,7 @@ static void answer(struct mesh__source *source, struct mesh__service *service, e
 	told->updated_ns = mesh__clock_now_ns();
 	snprintf(told->why, sizeof(told->why), "%s", why);
 	pthread_mutex_unlock(&service->shared.lock);
-	mesh__memory_free(old);
+	free_found(old, old_count);
 	count_event(source, MESH__METRIC_DISCOVERY_UPDATES_TOTAL);
 	if (is_news)
 		settle(service);
@@ -801,7 +845,7 @@ static void free_set(struct mesh__service *service)
 		free_entry(service->dir, MESH__CONTAINER(node, struct entry, node));
 	mesh__memory_free(atomic_load(&service->set));
 	for (uint32_t i = 0; i < service->shared.told_count; i++)
-		mesh__memory_free(service->shared.told[i].found);
+		free_found(service->shared.told[i].found, service->shared.told[i].count);
 }
 
 void mesh__directory_free(struct mesh__directory *dir)

@@ -22,6 +22,7 @@ struct mesh__stats;
 struct mesh__directory;
 struct mesh__service;
 struct mesh__announcement;
+struct mesh__discovered_id;
 
 /* At most 64 bytes (scoreboard S19); what is only needed once it is connected hangs off `connected`. */
 struct mesh__endpoint {
@@ -96,6 +97,9 @@ static inline int32_t mesh__endpoint_load(const struct mesh__endpoint *ep, uint3
 	return sum;
 }
 int32_t mesh__endpoint_in_flight(const struct mesh__endpoint *ep);
+
+/* Who answers there, as the source says, one reference; NULL: it says nothing, which is the rule. thread any, without a lock */
+struct mesh__discovered_id *mesh__endpoint_discovered_id(const struct mesh__endpoint *ep);
 
 /* A long reference, for pools. thread any. */
 void mesh__endpoint_ref(struct mesh__endpoint *ep);

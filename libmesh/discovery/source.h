@@ -6,6 +6,7 @@
 #define MESH_DISCOVERY_SOURCE_H
 
 #include "discovery/directory.h"
+#include "identity/discovered_id.h"
 
 enum { MESH__SOURCES_MAX = 16 };
 
@@ -15,6 +16,7 @@ struct mesh__source;
 struct mesh__found {
 	struct mesh__address address;
 	uint16_t weight;
+	struct mesh__discovered_id *id; /* who answers there, if the source says so and may be believed; else NULL */
 };
 
 struct mesh__source_ops {
@@ -40,7 +42,7 @@ struct mesh__source {
 
 extern const struct mesh__source_ops mesh__source_local, mesh__source_static, mesh__source_file;
 
-/* On the control loop. */
+/* On the control loop; `found` is copied, and references taken. */
 void mesh__directory_deliver(struct mesh__source *source, struct mesh__service *service, const struct mesh__found *found, uint32_t count);
 void mesh__directory_absent(struct mesh__source *source, struct mesh__service *service, const char *why);
 /* `code`: MESH_E_NO_DESCRIPTORS or MESH_E_NOMEM if that is why; what else it is says nothing of this process. */

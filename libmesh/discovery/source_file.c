@@ -3,6 +3,9 @@
  *
  *   {"services": {"users": {"endpoints": [{"address": "10.0.0.4:9000", "weight": 2}, {"address": "10.0.0.5:9000"}]}}}
  *   {"services": {"users": ["10.0.0.4:9000", "10.0.0.5:9000"]}}          the same in short
+ *   {"services": {"users": {"id": "spiffe://prod.example/db", "endpoints": [...]}}}
+ *
+ * An "id", of a service or of one endpoint, says who answers there: who may write the file says where calls go anyway.
  *
  * Keys that are not known are left alone, so that an older library can read a newer file.
  * It is watched by loop/file_watch.
@@ -43,8 +46,30 @@ struct file {
 
 /* --- the text --- */
 
+/* The ID in `item`, one reference; NULL: it has none. `where` names the place. 0, or -1 with `why`. */
+static int parse_id(const json_t *item, const char *where, struct mesh__discovered_id **out, char *why, size_t capacity)
+{
+	const json_t *value = json_object_get(item, "id");
+	const char *phrase = "it is not a string";
+	int rc = -1;
+
+	*out = NULL;
+	if (!value)
+		return 0;
+	if (json_is_string(value))
+		rc = mesh__discovered_id_parse(out, json_string_value(value), json_string_length(value), &phrase);
+	if (!rc)
+		return 0;
+	if (rc == MESH_E_NOMEM)
+		snprintf(why, capacity, "out of memory");
+	else
+		snprintf(why, capacity, "%s: \"id\" is no SPIFFE ID of a workload: %s", where, phrase);
+	return -1;
+}
+
 static int parse_endpoint(const json_t *item, struct mesh__found *found, const char *service, size_t index, char *why, size_t capacity)
 {
+	char where[128];
 	const char *address = json_string_value(json_is_string(item) ? item : json_object_get(item, "address")), *phrase;
 	const json_t *weight = json_object_get(item, "weight");
 
@@ -61,29 +86,44 @@ static int parse_endpoint(const json_t *item, struct mesh__found *found, const c
 		return -1;
 	}
 	found->weight = weight ? (uint16_t)json_integer_value(weight) : 1;
-	return 0;
+	snprintf(where, sizeof(where), "service %.64s, endpoint %zu", service, index);
+	return parse_id(item, where, &found->id, why, capacity);
+}
+
+static void free_found(struct mesh__found *found, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		mesh__discovered_id_unref(found[i].id);
+	mesh__memory_free(found);
 }
 
 static struct mesh__found *parse_service(const char *service, const json_t *value, uint32_t *count, char *why, size_t capacity)
 {
 	const json_t *endpoints = json_is_array(value) ? value : json_object_get(value, "endpoints");
 	size_t wanted = json_array_size(endpoints);
+	struct mesh__discovered_id *id;
 	struct mesh__found *found;
+	char where[128];
 
 	if (!json_is_array(endpoints) || wanted > ENDPOINTS_MAX) {
 		snprintf(why, capacity, "service %.64s has no \"endpoints\" of type array (of at most %d)", service, ENDPOINTS_MAX);
 		return NULL;
 	}
-	found = mesh__memory_zalloc_array(wanted + 1, sizeof(*found));
-	if (!found) {
-		snprintf(why, capacity, "out of memory");
+	snprintf(where, sizeof(where), "service %.64s", service);
+	if (parse_id(value, where, &id, why, capacity))
 		return NULL;
-	}
-	for (size_t i = 0; i < wanted; i++)
+	found = mesh__memory_zalloc_array(wanted + 1, sizeof(*found));
+	if (!found)
+		snprintf(why, capacity, "out of memory");
+	for (size_t i = 0; found && i < wanted; i++) {
 		if (parse_endpoint(json_array_get(endpoints, i), &found[i], service, i, why, capacity)) {
-			mesh__memory_free(found);
-			return NULL;
+			free_found(found, i + 1);
+			found = NULL;
+		} else if (!found[i].id) {
+			found[i].id = mesh__discovered_id_ref(id);
 		}
+	}
+	mesh__discovered_id_unref(id);
 	*count = (uint32_t)wanted;
 	return found;
 }
@@ -103,7 +143,7 @@ static int walk(const json_t *services, void (*take)(void *, const char *, const
 			return -1;
 		if (take)
 			take(user, name, found, count);
-		mesh__memory_free(found);
+		free_found(found, count);
 	}
 	return 0;
 }

@@ -8,6 +8,9 @@
  * also makes it work where inotify does not). Whoever meets an entry without a lock removes it. A server whose entry was
  * removed by somebody else (with the whole registry, usually: a session's runtime directory ends with its last login) makes
  * it anew.
+ *
+ * An entry does not say who answers: whoever may write one may write it under any name, and could pose as that service with an ID of
+ * its own. Clients go by the name.
  */
 #include "discovery/source.h"
 
@@ -92,6 +95,7 @@ int mesh__source_local_parse(const char *text, size_t len, const char *service, 
 		*why = "it is about another service";
 	else if (address && mesh__address_parse_endpoint(&found->address, address, strlen(address), why) == 0) {
 		found->weight = 1;
+		found->id = NULL;
 		rc = 0;
 	}
 	json_decref(root);

@@ -14,12 +14,29 @@ enum { SERVICE_NAME_MAX = 253, CLIENT_STREAMS_MAX = 100000 };
 
 /* --- targets --- */
 
+/* Discovery may say now that somebody else answers there. */
+static void expect_anew(const struct mesh__target *target, struct mesh__loop *lp)
+{
+	struct mesh__list *all = &target->flow->loops[lp->index].reaches;
+
+	for (struct mesh__list *node = all->next; node != all; node = node->next) {
+		struct mesh__reach_loop *rl = MESH__CONTAINER(node, struct mesh__reach_loop, node);
+		struct mesh__discovered_id *id;
+
+		if (rl->reach->service != target->name)
+			continue;
+		id = mesh__endpoint_discovered_id(rl->reach->ep);
+		mesh__channel_expect(&rl->channel, id);
+		mesh__discovered_id_unref(id);
+	}
+}
+
 static void wake_loop(struct mesh__task *task, struct mesh__loop *lp)
 {
 	struct mesh__target_loop *tl = MESH__CONTAINER(task, struct mesh__target_loop, wake);
 
-	(void)lp;
 	atomic_store_explicit(&tl->wake_posted, false, memory_order_release);
+	expect_anew(tl->target, lp);
 	mesh__resolve_wake(tl);
 }
 
@@ -45,7 +62,7 @@ static void start_watching(struct mesh__task *task, struct mesh__loop *lp)
 	on_service_changed(&target->watch, target->service);
 }
 
-/* Who must answer, and how that is found out. Later endpoints may bring an ID of their own from discovery. */
+/* Who must answer, and how that is found out. Discovery may know it better of an endpoint: see open_channel(). */
 static void set_secure(struct mesh__target *target, const struct mesh__labels *service)
 {
 	struct mesh__flow *flow = target->flow;
@@ -188,11 +205,12 @@ static void open_channel(struct mesh__target *target, struct mesh__reach *reach,
 		.lp = lp, .address = reach->ep->address, .limits = target->flow->conn_limits,
 		.conns_max = atomic_load_explicit(&target->cfg->connections, memory_order_relaxed), .conns = reach->conns, .opened = reach->opened,
 		.connect_failures = reach->connect_failures, .sent_bytes = reach->sent_bytes, .received_bytes = reach->received_bytes,
-		.secure = target->secure.identity ? &target->secure : NULL, .on_closed = on_conn_closed, .on_reachable = on_reachable, .owner = rl,
+		.secure = target->secure.identity ? &target->secure : NULL, .discovered = mesh__endpoint_discovered_id(reach->ep), .on_closed = on_conn_closed, .on_reachable = on_reachable, .owner = rl,
 	};
 
 	opts.limits.connect_timeout_ns = atomic_load_explicit(&target->cfg->connect_timeout_ns, memory_order_relaxed);
 	mesh__channel_init(&rl->channel, &opts);
+	mesh__discovered_id_unref(opts.discovered);
 	mesh__endpoint_ref(reach->ep);
 	mesh__list_append(&target->flow->loops[lp->index].reaches, &rl->node);
 	rl->is_open = true;
@@ -229,6 +247,7 @@ static void close_reach(struct mesh__reach_loop *rl)
 	struct mesh__endpoint *ep = rl->reach->ep;
 
 	mesh__list_remove(&rl->node);
+	mesh__channel_fini(&rl->channel);
 	rl->is_open = false;
 	mesh__endpoint_unref(ep); /* may be the last hold on `rl`, too */
 }

@@ -209,12 +209,16 @@ const struct mesh__svid *mesh__identity_svid(const struct mesh__identity *identi
 }
 
 int mesh__identity_expected(const struct mesh__identity *identity, const struct mesh__credentials *credentials, const char *service,
-			    struct mesh__spiffe_id *id, const char **why)
+			    const struct mesh__discovered_id *discovered, struct mesh__spiffe_id *id, const char **from, const char **why)
 {
 	const char *given = mesh__config_text(identity->opts.config, MESH__OPTION_PEER_ID, service);
 
+	*from = *given ? "by option peer.id" : "from discovery";
+	if (!*given && discovered)
+		given = discovered->text;
 	if (*given)
 		return mesh__spiffe_id_parse(id, given, strlen(given), why);
+	*from = "by the name of the service";
 	return id_by_template(identity, credentials, service, id, why);
 }
 

@@ -11,6 +11,7 @@
 
 #include "config/config.h"
 #include "identity/credentials.h"
+#include "identity/discovered_id.h"
 #include "identity/policy.h"
 #include "loop/loop.h"
 #include "mesh/error.h"
@@ -64,9 +65,12 @@ uint64_t mesh__identity_generation(const struct mesh__identity *identity); /* th
 /* The SVID to show as `service` (NULL: as the mesh itself). Borrowed from credentials; NULL: none. */
 const struct mesh__svid *mesh__identity_svid(const struct mesh__identity *identity, const struct mesh__credentials *credentials, const char *service);
 
-/* The ID that a client of `service` accepts: option peer.id@service, else the template in our own trust domain. 0, or -1 with *why. */
+/*
+ * The ID that a client of `service` accepts: option peer.id@service, else what discovery says of the endpoint (`discovered`; NULL: nothing), else the
+ * template in our own trust domain. 0, and *from is a phrase that says which of these it was; or -1 with *why.
+ */
 int mesh__identity_expected(const struct mesh__identity *identity, const struct mesh__credentials *credentials, const char *service,
-			    struct mesh__spiffe_id *id, const char **why);
+			    const struct mesh__discovered_id *discovered, struct mesh__spiffe_id *id, const char **from, const char **why);
 
 /*
  * What connections made with an older generation have to do now: nothing, go away gently (GOAWAY: a newer generation is there, spread over time by the

@@ -109,6 +109,17 @@ static void serve_waiting(struct mesh__channel *channel)
 
 static void connect_more(struct mesh__channel *channel);
 
+/* False: discovery has changed its mind since the handshake began, and this is somebody else. */
+static bool is_expected(const struct mesh__channel *channel, const struct mesh__conn *conn)
+{
+	return !conn->secure || mesh__secure_is_expected(conn->secure, channel->opts.discovered);
+}
+
+static void retire(struct mesh__conn *conn)
+{
+	mesh__conn_retire(conn, "other_id", "discovery names another identity for this endpoint");
+}
+
 static void on_open(struct mesh__conn *conn)
 {
 	struct mesh__channel_conn *cc = of(conn);
@@ -123,7 +134,10 @@ static void on_open(struct mesh__conn *conn)
 	if (channel->failures)
 		channel->opts.on_reachable(channel, true);
 	channel->failures = 0;
-	serve_waiting(channel);
+	if (is_expected(channel, conn))
+		serve_waiting(channel);
+	else
+		retire(conn);
 }
 
 static void on_room(struct mesh__conn *conn)
@@ -148,13 +162,17 @@ static void on_close(struct mesh__conn *conn)
 {
 	struct mesh__channel_conn *cc = of(conn);
 	struct mesh__channel *channel = cc->channel;
-	bool was_open = cc->was_open;
+	bool was_open = cc->was_open, is_outdated;
 	char why[448];
 
 	forget(cc);
+	is_outdated = !mesh__discovered_id_equal(conn->discovered, channel->opts.discovered);
+	mesh__discovered_id_unref(conn->discovered);
 	if (was_open) {
 		mesh__gauge_add(channel->opts.conns, mesh__shard_mine(), -1);
 		channel->opts.on_closed(channel, conn->close_reason);
+	} else if (is_outdated && conn->close_code == MESH_E_HANDSHAKE) {
+		channel->connecting--; /* it looked for somebody who is not to be there any more: no failure of the endpoint */
 	} else {
 		channel->connecting--;
 		note_failure(channel, conn->close_code, conn->close_text);
@@ -192,6 +210,7 @@ static int connect_one(struct mesh__channel *channel)
 		note_failure(channel, rc == -EMFILE || rc == -ENFILE ? MESH_E_NO_DESCRIPTORS : MESH_E_SYSTEM, why);
 		return rc == -EMFILE || rc == -ENFILE ? MESH_E_NO_DESCRIPTORS : MESH_E_CONNECT;
 	}
+	cc->conn.discovered = mesh__discovered_id_ref(channel->opts.discovered);
 	cc->conn.sent_cell = channel->opts.sent_bytes;
 	cc->conn.received_cell = channel->opts.received_bytes;
 	channel->conns[channel->conn_count++] = cc;
@@ -233,9 +252,44 @@ void mesh__channel_init(struct mesh__channel *channel, const struct mesh__channe
 	*channel = (struct mesh__channel){ .opts = *opts };
 	if (channel->opts.conns_max > MESH__CHANNEL_CONNS_MAX)
 		channel->opts.conns_max = MESH__CHANNEL_CONNS_MAX;
+	mesh__discovered_id_ref(channel->opts.discovered);
 	mesh__list_init(&channel->waiting);
 	mesh__list_init(&channel->leaving_conns);
 	channel->again.fire = on_again;
+}
+
+void mesh__channel_fini(struct mesh__channel *channel)
+{
+	mesh__discovered_id_unref(channel->opts.discovered);
+	channel->opts.discovered = NULL;
+}
+
+static void expect_on(struct mesh__channel *channel, struct mesh__conn *conn)
+{
+	if (conn->state == MESH__CONN_CONNECTING) {
+		mesh__discovered_id_unref(conn->discovered);
+		conn->discovered = mesh__discovered_id_ref(channel->opts.discovered);
+	} else if (conn->state == MESH__CONN_OPEN && !is_expected(channel, conn)) {
+		retire(conn);
+	}
+}
+
+void mesh__channel_expect(struct mesh__channel *channel, struct mesh__discovered_id *discovered)
+{
+	struct mesh__discovered_id *old = channel->opts.discovered;
+
+	if (mesh__discovered_id_equal(old, discovered))
+		return;
+	channel->opts.discovered = mesh__discovered_id_ref(discovered);
+	mesh__discovered_id_unref(old);
+	for (uint32_t i = channel->conn_count; i-- > 0;)
+		if (i < channel->conn_count)
+			expect_on(channel, &channel->conns[i]->conn);
+	/* Whoever was refused for being the wrong one may be the right one now. */
+	if (channel->failures && channel->last_code == MESH_E_HANDSHAKE && mesh__timer_is_set(&channel->again)) {
+		channel->retry_ns = channel->opts.lp->now_ns;
+		mesh__timer_set(channel->opts.lp, &channel->again, channel->retry_ns);
+	}
 }
 
 struct mesh__conn *mesh__channel_take(struct mesh__channel *channel)

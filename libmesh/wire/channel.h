@@ -28,6 +28,7 @@ struct mesh__channel_options {
 	struct mesh__address address;
 	struct mesh__conn_limits limits;
 	const struct mesh__secure_options *secure; /* NULL: plain text */
+	struct mesh__discovered_id *discovered;    /* whom discovery says that the endpoint is; a reference is taken; NULL: nothing */
 	uint32_t conns_max;
 	/* Counters; none may be NULL. */
 	mesh__cell *conns, *opened, *connect_failures, *sent_bytes, *received_bytes;
@@ -51,6 +52,15 @@ struct mesh__channel {
 };
 
 void mesh__channel_init(struct mesh__channel *channel, const struct mesh__channel_options *opts);
+
+/*
+ * Discovery says something else of the endpoint (NULL: nothing any more): handshakes that begin now expect that, and connections whose peer is somebody
+ * else take no new streams. A reference is taken.
+ */
+void mesh__channel_expect(struct mesh__channel *channel, struct mesh__discovered_id *discovered);
+
+/* Gives back what it holds; its last connection has gone. */
+void mesh__channel_fini(struct mesh__channel *channel);
 
 /* Ends all connections now; those in line are told. For the loop's end, outside of connections' callbacks. */
 void mesh__channel_abort(struct mesh__channel *channel);

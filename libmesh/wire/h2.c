@@ -690,10 +690,7 @@ static void judge_credentials(struct mesh__conn *conn)
 		mesh__conn_close(conn, MESH_E_IDENTITY, "revoked", "the identity with which this connection was made, or its peer's, is not trusted any more");
 		return;
 	case MESH__OLD_DRAINS:
-		if (conn->state != MESH__CONN_OPEN)
-			return;
-		mesh__conn_remember(conn, MESH_E_LOST, "rotated", "the connection made way for one with newer credentials");
-		mesh__conn_drain(conn);
+		mesh__conn_retire(conn, "rotated", "the connection made way for one with newer credentials");
 		return;
 	case MESH__OLD_STAYS:
 		return;
@@ -727,11 +724,8 @@ static void on_tick(struct mesh__timer *timer, struct mesh__loop *lp)
 		judge_credentials(conn);
 	if (conn->state == MESH__CONN_DRAINING && !conn->said_last_goaway && is_over(conn->drain_since_ns, TICK_NS, now_ns))
 		mesh__h2_say_last_goaway(conn);
-	if (conn->state == MESH__CONN_OPEN && (is_over(conn->last_active_ns, conn->limits.idle_timeout_ns, now_ns) ||
-					       is_over(conn->opened_ns, conn->limits.age_max_ns, now_ns))) {
-		mesh__conn_remember(conn, MESH_E_LOST, conn->stream_count ? "age" : "idle", "the connection reached its idle or age limit");
-		mesh__conn_drain(conn);
-	}
+	if (is_over(conn->last_active_ns, conn->limits.idle_timeout_ns, now_ns) || is_over(conn->opened_ns, conn->limits.age_max_ns, now_ns))
+		mesh__conn_retire(conn, conn->stream_count ? "age" : "idle", "the connection reached its idle or age limit");
 	if (conn->state < MESH__CONN_CLOSING) {
 		mesh__timer_set(lp, &conn->tick, now_ns + TICK_NS);
 		mesh__loop_flush_later(lp, &conn->flush);
@@ -810,6 +804,14 @@ void mesh__conn_drain(struct mesh__conn *conn)
 	mesh__h2_say_goaway(conn);
 	mesh__h2_start_draining(conn);
 	mesh__loop_flush_later(conn->lp, &conn->flush);
+}
+
+void mesh__conn_retire(struct mesh__conn *conn, const char *reason, const char *text)
+{
+	if (conn->state != MESH__CONN_OPEN)
+		return;
+	mesh__conn_remember(conn, MESH_E_LOST, reason, text);
+	mesh__conn_drain(conn);
 }
 
 void mesh__h2_start_draining(struct mesh__conn *conn)

@@ -19,6 +19,7 @@
 #include "wire/headers.h"
 
 struct nghttp2_session;
+struct mesh__discovered_id;
 struct mesh__secure;
 struct mesh__secure_options;
 struct mesh__spiffe_id;
@@ -145,6 +146,7 @@ struct mesh__conn {
 	char close_reason[32];    /* a short label for counters: "idle", "lost", "ping_flood" */
 	char close_text[384];     /* for people */
 	const struct mesh__secure_options *secure_options; /* NULL: plain text */
+	struct mesh__discovered_id *discovered;    /* client: whom discovery says that the peer is, read when the handshake begins; the owner's; NULL: nothing */
 	struct mesh__secure *secure;               /* its TLS, from the handshake on */
 	const struct mesh__spiffe_id *peer_id;     /* verified; NULL: plain text, or not open yet; valid until on_close() returns */
 };
@@ -166,6 +168,8 @@ int mesh__conn_accept(struct mesh__conn *conn, struct mesh__loop *lp, int fd, co
 
 /* Takes no new streams; says GOAWAY; ends when the last stream has. */
 void mesh__conn_drain(struct mesh__conn *conn);
+/* The same, of an open one, with the reason that it will have ended for. */
+void mesh__conn_retire(struct mesh__conn *conn, const char *reason, const char *text);
 
 /* Ends at the end of this turn. `reason` is a label, `text` a phrase for people; `code` is what open streams end with. */
 void mesh__conn_close(struct mesh__conn *conn, int32_t code, const char *reason, const char *text);

@@ -12,6 +12,7 @@ enum { RECORD_HEADER_BYTES = 5, RETIRE_WITHIN_S = 30 };
 static void free_secure(struct mesh__secure *secure)
 {
 	mesh__tls_free(secure->tls);
+	mesh__discovered_id_unref(secure->discovered);
 	mesh__memory_free(secure->in);
 	mesh__memory_free(secure->out.data);
 	mesh__memory_free(secure);
@@ -27,15 +28,6 @@ static void fail(struct mesh__secure *secure, int32_t code, const char *reason, 
 	snprintf(secure->why, sizeof(secure->why), "%s", why);
 }
 
-/* Whom a client expects. 0, or -1 with *why. */
-static int expected_id(const struct mesh__secure_options *opts, const struct mesh__credentials *credentials, struct mesh__spiffe_id *id,
-		       const char **why)
-{
-	if (opts->expected_id)
-		return mesh__spiffe_id_parse(id, opts->expected_id, strlen(opts->expected_id), why);
-	return mesh__identity_expected(opts->identity, credentials, opts->expected_service, id, why);
-}
-
 static int make_session(struct mesh__secure *secure, struct mesh__credentials *credentials)
 {
 	const struct mesh__secure_options *opts = secure->opts;
@@ -49,7 +41,7 @@ static int make_session(struct mesh__secure *secure, struct mesh__credentials *c
 		return -1;
 	}
 	if (!secure->is_server) {
-		if (expected_id(opts, credentials, &expected, &why)) {
+		if (mesh__identity_expected(opts->identity, credentials, opts->expected_service, secure->discovered, &expected, &tls.expected_from, &why)) {
 			fail(secure, MESH_E_IDENTITY, "no_identity", why);
 			return -1;
 		}
@@ -143,6 +135,7 @@ int mesh__secure_new(struct mesh__conn *conn, const struct mesh__secure_options 
 	if (!secure)
 		return MESH_E_NOMEM;
 	secure->opts = opts;
+	secure->discovered = mesh__discovered_id_ref(conn->discovered);
 	secure->conn = conn;
 	secure->is_server = is_server;
 	secure->began_ns = lp->now_ns;
@@ -213,6 +206,16 @@ void mesh__secure_count_failure(struct mesh__secure *secure, const char *reason)
 
 	if (opts->stats)
 		mesh__counter_add(mesh__stats_counter(opts->stats, MESH__METRIC_HANDSHAKE_FAILURES_TOTAL, &labels), mesh__shard_mine(), 1);
+}
+
+bool mesh__secure_is_expected(const struct mesh__secure *secure, const struct mesh__discovered_id *discovered)
+{
+	const struct mesh__secure_options *opts = secure->opts;
+	struct mesh__spiffe_id expected;
+	const char *from, *why;
+
+	return !mesh__identity_expected(opts->identity, mesh__tls_credentials(secure->tls), opts->expected_service, discovered, &expected, &from, &why) &&
+	       mesh__spiffe_id_equal(&expected, mesh__tls_peer_id(secure->tls));
 }
 
 /* Connections that retire together would come back together: each takes its own moment, well within what life is left. */

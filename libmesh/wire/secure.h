@@ -22,7 +22,6 @@ struct mesh__secure_options {
 	struct mesh__workers *workers; /* servers and clients each have their own, so that neither waits for the other */
 	const char *service;           /* whose SVID is shown; NULL: the mesh's own */
 	const char *expected_service;  /* client: who must answer, see mesh__identity_expected(); a server takes any verified ID */
-	const char *expected_id;       /* client: its ID as text, instead; NULL: by expected_service */
 	uint64_t timeout_ns;           /* option handshake.timeout: from the TCP connection to the verified peer */
 	/* Server: may this peer be turned away before any request? NULL: none is. thread: a worker. */
 	bool (*is_hopeless)(void *user, const struct mesh__spiffe_id *peer, const struct mesh__credentials *ours);
@@ -39,6 +38,7 @@ struct mesh__conn;
 struct mesh__secure {
 	struct mesh__job job;
 	const struct mesh__secure_options *opts;
+	struct mesh__discovered_id *discovered; /* client: whom discovery says that it is; NULL: nothing */
 	struct mesh__conn *conn; /* NULL: it has ended, and the job has not */
 	bool is_server, is_busy; /* busy: all below is the worker's */
 	bool is_confirmed;       /* the handshake is known to have succeeded on both sides */
@@ -64,6 +64,9 @@ bool mesh__secure_step(struct mesh__secure *secure); /* mesh__h2_handshake_stepp
 
 void mesh__secure_confirm(struct mesh__secure *secure);
 void mesh__secure_count_failure(struct mesh__secure *secure, const char *reason);
+
+/* Client, once it is open: is the peer whom we would expect now, when discovery says this (NULL: nothing) of it? */
+bool mesh__secure_is_expected(const struct mesh__secure *secure, const struct mesh__discovered_id *discovered);
 
 /* Once a second: what becomes of the connection, now that other credentials may be there. STAYS, until its turn has come. */
 enum mesh__verdict_on_old mesh__secure_judge(struct mesh__secure *secure, struct mesh__loop *lp);

@@ -39,6 +39,7 @@ struct mesh__tls {
 	char reason[32];
 	char why[MESH__TLS_WHY_MAX];
 	int64_t peer_not_after_s;
+	const char *expected_from; /* NULL: it is not said */
 	struct mesh__spiffe_id peer_id, expected;
 };
 
@@ -168,7 +169,8 @@ static enum mesh__refusal judge(struct mesh__tls *tls, mbedtls_x509_crt *chain, 
 	if (refusal)
 		return refusal;
 	if (tls->has_expected && !mesh__spiffe_id_equal(&tls->peer_id, &tls->expected)) {
-		say(why, capacity, "%s was expected, and %s answered", tls->expected.text, tls->peer_id.text);
+		say(why, capacity, "%s was expected%s%s%s, and %s answered", tls->expected.text, tls->expected_from ? " (" : "",
+		    tls->expected_from ? tls->expected_from : "", tls->expected_from ? ")" : "", tls->peer_id.text);
 		return MESH__REFUSAL_WRONG_ID;
 	}
 	if (tls->is_hopeless && tls->is_hopeless(tls->user, &tls->peer_id, tls->credentials)) {
@@ -249,6 +251,7 @@ int mesh__tls_new(const struct mesh__tls_options *opts, struct mesh__tls **out)
 	tls->has_expected = opts->expected != NULL;
 	if (opts->expected)
 		tls->expected = *opts->expected;
+	tls->expected_from = opts->expected_from;
 	/* Without a name on purpose: the ID is what counts, and verify() knows it. */
 	if (configure(tls, opts->is_server) || mbedtls_ssl_setup(&tls->ssl, &tls->config) ||
 	    (!opts->is_server && mbedtls_ssl_set_hostname(&tls->ssl, NULL))) {

@@ -25,6 +25,7 @@ struct mesh__tls_options {
 	struct mesh__credentials *credentials;   /* a reference is taken */
 	const struct mesh__svid *svid;           /* of these, the one that is shown */
 	const struct mesh__spiffe_id *expected;  /* who must answer; copied; NULL: whoever is verified */
+	const char *expected_from;               /* who says so, a phrase for the refusal; kept by pointer; NULL: it is not said */
 	bool (*is_hopeless)(void *user, const struct mesh__spiffe_id *peer, const struct mesh__credentials *ours); /* may be NULL */
 	void *user;
 	bool is_server;

@@ -2,6 +2,9 @@
 #include "../lib/mesh_test.h"
 #include "mesh/identity.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+
 static char state_dir[96];
 
 /* A state directory of our own for each test, so that no authority outlives it. */
@@ -143,6 +146,159 @@ static void another_service_cannot_pose(void **state)
 	if (call(client, "/who", &done, &err))
 		fail_msg("%s", err.message);
 	mesh_call_unref(done);
+	mesh_client_free(client);
+	mesh_close(shop);
+	close_server(orders, server);
+}
+
+/* ---- whom discovery names ---- */
+
+#define ORDERS "spiffe://mesh.local/ns/default/sa/orders"
+#define NOBODY "spiffe://mesh.local/ns/default/sa/nobody"
+
+static char endpoints_path[128];
+
+static void write_endpoints(const char *address, const char *id)
+{
+	char other[160];
+	FILE *file;
+
+	snprintf(endpoints_path, sizeof(endpoints_path), "%s/endpoints.json", test_dir);
+	snprintf(other, sizeof(other), "%s.new", endpoints_path);
+	file = fopen(other, "w");
+	assert_non_null(file);
+	fprintf(file, "{\"services\": {\"users\": [{\"address\": \"%s\", \"id\": \"%s\"}]}}", address, id);
+	fclose(file);
+	assert_int_equal(rename(other, endpoints_path), 0);
+}
+
+static mesh *open_with_endpoints(const char *peer_id)
+{
+	char discovery[160];
+
+	snprintf(discovery, sizeof(discovery), "file:%s", endpoints_path);
+	return OPEN_MESH("shop", "discovery", discovery, "peer.id@users", peer_id);
+}
+
+static mesh_request *_Atomic held;
+
+static void hold_stream(mesh_request *request, void *user)
+{
+	(void)user;
+	atomic_store(&held, mesh_request_ref(request));
+}
+
+static mesh_call *start_stream(mesh_client *client)
+{
+	struct mesh_call_options opts = grpc_call("/t.S/Hold", NULL, 0);
+	struct mesh_error err = MESH_ERROR_INIT;
+	mesh_call *stream;
+
+	atomic_store(&held, NULL);
+	opts.flags |= MESH_CALL_STREAM;
+	opts.timeout_ms = 60000;
+	if (mesh_client_start(client, &opts, &stream, &err))
+		fail_msg("%s", err.message);
+	WAIT_FOR(atomic_load(&held));
+	return stream;
+}
+
+static void assert_stream_lives(mesh_call *stream)
+{
+	struct mesh_message message = { .size = sizeof(message) };
+
+	assert_int_equal(mesh_request_send(atomic_load(&held), "tick", 4, 5000), 0);
+	assert_int_equal(mesh_call_recv(stream, &message, 5000), 1);
+	mesh_message_release(&message);
+}
+
+static void end_stream(mesh_call *stream)
+{
+	struct mesh_reply ok = { .size = sizeof(ok) };
+
+	mesh_request_finish(atomic_load(&held), &ok);
+	mesh_request_unref(atomic_load(&held));
+	mesh_call_unref(stream);
+}
+
+static bool is_refused(mesh_client *client, struct mesh_error *err)
+{
+	mesh_call *done;
+
+	if (call(client, "/who", &done, err))
+		return true;
+	mesh_call_unref(done);
+	return false;
+}
+
+static void discovery_says_who_answers(void **state)
+{
+	mesh *orders = OPEN_MESH("orders"), *shop;
+	mesh_server *server = new_server(orders, NULL);
+	mesh_client *client;
+	struct mesh_error err;
+	mesh_call *done, *stream;
+
+	(void)state;
+	add_handler(server, "/who", 0, answer_peer, NULL);
+	add_handler(server, "/t.S/Hold", MESH_HANDLER_GRPC | MESH_HANDLER_STREAM, hold_stream, NULL);
+	start_server(server);
+	write_endpoints(mesh_server_address(server), ORDERS);
+	shop = open_with_endpoints("");
+	client = new_client(shop, "users");
+	if (call(client, "/who", &done, &err))
+		fail_msg("%s", err.message);
+	assert_string_equal(mesh_call_peer_id(done), ORDERS);
+	mesh_call_unref(done);
+	stream = start_stream(client);
+	assert_int_equal(COUNTED(shop, "mesh_connections_opened_total"), 1);
+	/* From now on somebody else should answer: the connection takes no more calls, and those that it has go on. */
+	write_endpoints(mesh_server_address(server), NOBODY);
+	WAIT_FOR(is_refused(client, &err));
+	assert_int_equal(err.code, MESH_E_HANDSHAKE);
+	assert_non_null(strstr(err.message, NOBODY " was expected (from discovery), and " ORDERS " answered"));
+	assert_stream_lives(stream);
+	/* And back: nobody waits until the endpoint would have been tried again. */
+	write_endpoints(mesh_server_address(server), ORDERS);
+	WAIT_FOR(!is_refused(client, &err));
+	assert_stream_lives(stream);
+	end_stream(stream);
+	WAIT_FOR(COUNTED(shop, "mesh_connections_closed_total", "reason", "other_id") == 1);
+	mesh_client_free(client);
+	mesh_close(shop);
+	/* An option is stronger. */
+	shop = open_with_endpoints(NOBODY);
+	client = new_client(shop, "users");
+	assert_true(is_refused(client, &err));
+	assert_non_null(strstr(err.message, NOBODY " was expected (by option peer.id), and " ORDERS " answered"));
+	mesh_client_free(client);
+	mesh_close(shop);
+	close_server(orders, server);
+}
+
+/* Whoever may write into the registry may do so under any name. */
+static void the_registry_does_not_say_who_answers(void **state)
+{
+	char path[256], text[256];
+	mesh_server *server;
+	mesh *orders = OPEN_SERVER("orders", &server), *shop = OPEN_MESH("shop");
+	mesh_client *client = new_client(shop, "users");
+	struct mesh_error err;
+	int fd;
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/registry/users", test_dir);
+	assert_true(mkdir(path, 0700) == 0 || errno == EEXIST);
+	snprintf(path, sizeof(path), "%s/registry/users/1.poser", test_dir);
+	snprintf(text, sizeof(text), "{\"version\": 1, \"service\": \"users\", \"address\": \"%s\", \"pid\": 1, \"id\": \"" ORDERS "\"}\n",
+		 mesh_server_address(server));
+	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(flock(fd, LOCK_EX), 0);
+	assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+	WAIT_FOR(is_refused(client, &err) && err.code == MESH_E_HANDSHAKE);
+	assert_non_null(strstr(err.message, "/sa/users was expected (by the name of the service), and " ORDERS " answered"));
+	close(fd);
 	mesh_client_free(client);
 	mesh_close(shop);
 	close_server(orders, server);
@@ -325,21 +481,9 @@ static void *load(void *user)
 	return NULL;
 }
 
-static mesh_request *_Atomic held;
-
-static void hold_stream(mesh_request *request, void *user)
-{
-	(void)user;
-	atomic_store(&held, mesh_request_ref(request));
-}
-
 static void rotation_drops_nothing(void **state)
 {
 	struct mesh_identity_status status = MESH_IDENTITY_STATUS_INIT;
-	struct mesh_reply ok = { .size = sizeof(ok) };
-	struct mesh_message message = { .size = sizeof(message) };
-	struct mesh_call_options opts = grpc_call("/t.S/Hold", NULL, 0);
-	struct mesh_error err = MESH_ERROR_INIT;
 	mesh *users = OPEN_MESH("users", "identity.lifetime", "2s"), *shop = OPEN_MESH("shop", "identity.lifetime", "2s");
 	mesh_server *server = new_server(users, NULL);
 	mesh_client *client;
@@ -351,18 +495,12 @@ static void rotation_drops_nothing(void **state)
 	add_handler(server, "/t.S/Hold", MESH_HANDLER_GRPC | MESH_HANDLER_STREAM, hold_stream, NULL);
 	start_server(server);
 	client = new_client(shop, "users");
-	opts.flags |= MESH_CALL_STREAM;
-	opts.timeout_ms = 60000;
-	if (mesh_client_start(client, &opts, &stream, &err))
-		fail_msg("%s", err.message);
-	WAIT_FOR(atomic_load(&held));
+	stream = start_stream(client);
 	atomic_store(&is_loaded, true);
 	assert_int_equal(pthread_create(&thread, NULL, load, client), 0);
 	for (int i = 0; i < 12; i++) {
 		poll(NULL, 0, 500);
-		assert_int_equal(mesh_request_send(atomic_load(&held), "tick", 4, 5000), 0);
-		assert_int_equal(mesh_call_recv(stream, &message, 5000), 1);
-		mesh_message_release(&message);
+		assert_stream_lives(stream);
 	}
 	atomic_store(&is_loaded, false);
 	pthread_join(thread, NULL);
@@ -372,9 +510,7 @@ static void rotation_drops_nothing(void **state)
 	if (atomic_load(&bad_calls))
 		fail_msg("%d of %d calls failed, the first: %s", atomic_load(&bad_calls), atomic_load(&good_calls) + atomic_load(&bad_calls), first_failure);
 	assert_true(atomic_load(&good_calls) > 100);
-	mesh_request_finish(atomic_load(&held), &ok);
-	mesh_request_unref(atomic_load(&held));
-	mesh_call_unref(stream);
+	end_stream(stream);
 	mesh_client_free(client);
 	mesh_close(shop);
 	close_server(users, server);
@@ -411,6 +547,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(both_sides_know_each_other, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(another_service_cannot_pose, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(discovery_says_who_answers, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(the_registry_does_not_say_who_answers, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(plain_and_secret_do_not_mix, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(rules_decide_and_are_named, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(rules_need_identities, set_up, tear_down),

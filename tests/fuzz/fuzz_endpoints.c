@@ -2,16 +2,21 @@
 #include "fuzz.h"
 
 #include "discovery/source.h"
+#include "identity/spiffe_id.h"
 
 static void take(void *user, const char *service, const struct mesh__found *found, uint32_t count)
 {
 	char text[MESH__ADDRESS_TEXT_MAX];
+	struct mesh__spiffe_id id;
+	const char *why;
 
 	(void)user;
 	if (!service)
 		abort();
 	for (uint32_t i = 0; i < count; i++) {
 		if (!found[i].weight)
+			abort();
+		if (found[i].id && mesh__spiffe_id_parse(&id, found[i].id->text, strlen(found[i].id->text), &why))
 			abort();
 		mesh__address_print(&found[i].address, text);
 	}

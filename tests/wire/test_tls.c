@@ -419,10 +419,13 @@ const struct mesh__svid *mesh__identity_svid(const struct mesh__identity *identi
 }
 
 int mesh__identity_expected(const struct mesh__identity *identity, const struct mesh__credentials *credentials, const char *service,
-			    struct mesh__spiffe_id *id, const char **why)
+			    const struct mesh__discovered_id *discovered, struct mesh__spiffe_id *id, const char **from, const char **why)
 {
 	(void)identity;
 	(void)credentials;
+	*from = discovered ? "from discovery" : "by the name of the service";
+	if (discovered)
+		return mesh__spiffe_id_parse(id, discovered->text, strlen(discovered->text), why);
 	return mesh__spiffe_id_of_service(id, "mesh.test", "default", service, why);
 }
 
@@ -438,6 +441,7 @@ enum mesh__verdict_on_old mesh__identity_judge(struct mesh__identity *identity, 
 struct party {
 	struct mesh__conn conn;
 	struct mesh__secure_options secure;
+	struct mesh__discovered_id *discovered;
 	struct mesh__stream stream;
 	struct mesh__chunk chunk;
 	struct mesh__task start;
@@ -595,6 +599,7 @@ static void run_connect(struct mesh__task *task, struct mesh__loop *loop)
 	struct party *party = MESH__CONTAINER(task, struct party, start);
 
 	mesh__conn_connect(&party->conn, loop, &party->address, &limits, keep(party), &conn_events, party);
+	party->conn.discovered = party->discovered;
 }
 
 static void run_abort(struct mesh__task *task, struct mesh__loop *loop)
@@ -709,12 +714,17 @@ static void big_bodies_go_both_ways(void **state)
 
 static void the_wrong_service_gets_no_request(void **state)
 {
-	struct party client = { .asks = true, .secure.expected_id = "spiffe://mesh.test/ns/default/sa/orders" }, server = { 0 };
+	static const char orders[] = "spiffe://mesh.test/ns/default/sa/orders";
+	struct party client = { .asks = true }, server = { 0 };
+	const char *why;
 
 	(void)state;
+	assert_int_equal(mesh__discovered_id_parse(&client.discovered, orders, strlen(orders), &why), 0);
 	start_both(&client, &server);
 	mesh__wait_until(&client.closed, UINT64_MAX);
 	mesh__wait_until(&server.closed, UINT64_MAX);
+	mesh__discovered_id_unref(client.discovered);
+	assert_non_null(strstr(client.why, "spiffe://mesh.test/ns/default/sa/orders was expected (from discovery), and " USERS " answered"));
 	assert_false(client.was_open);
 	assert_false(server.was_open);
 	assert_int_equal(client.code, MESH_E_HANDSHAKE);
