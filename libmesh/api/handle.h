@@ -27,6 +27,10 @@ struct mesh {
 	struct mesh__policy_live *policy;             /* who may call; NULL: connections are plain text */
 	struct mesh__workers *accepting, *connecting;    /* NULL: likewise */
 	struct mesh__loop *lps[MESH__LOOPS_MAX];
+	struct {
+		struct mesh__task task;
+		atomic_bool is_posted;
+	} judging[MESH__LOOPS_MAX]; /* of the loop's connections, after something was withdrawn */
 	uint32_t loop_count;
 	pthread_mutex_t life; /* recursive; held while it closes, and by who needs it to stay open: mesh__handle_enter() */
 	struct {

@@ -189,13 +189,34 @@ static int open_policy(mesh *m, struct mesh_error *err)
 	return mesh__policy_live_open(&opts, &m->policy, err);
 }
 
+static void judge_on_loop(struct mesh__task *task, struct mesh__loop *lp)
+{
+	mesh *m = MESH__CONTAINER(task, mesh, judging[lp->index].task);
+
+	atomic_store(&m->judging[lp->index].is_posted, false);
+	mesh__conn_judge_all(lp);
+}
+
+static void on_withdrawn(void *user)
+{
+	mesh *m = user;
+
+	for (uint32_t i = 0; i < m->loop_count; i++)
+		if (!atomic_exchange(&m->judging[i].is_posted, true))
+			mesh__loop_post(m->lps[i], &m->judging[i].task);
+}
+
 static int open_identity(mesh *m, struct mesh_error *err)
 {
 	struct mesh__identity_options opts = {
 		.config = m->config, .stats = m->stats, .log = &m->log, .control = m->lps[0], .service = m->service, .streams = &mesh__grpc_streams,
+		.on_withdrawn = on_withdrawn, .user = m,
 	};
-	int rc = mesh__identity_open(&opts, &m->identity, err);
+	int rc;
 
+	for (uint32_t i = 0; i < m->loop_count; i++)
+		m->judging[i].task.run = judge_on_loop;
+	rc = mesh__identity_open(&opts, &m->identity, err);
 	if (rc || !mesh__identity_is_tls(m->identity))
 		return rc;
 	rc = open_policy(m, err);

@@ -237,6 +237,18 @@ static bool trusts(const struct mesh__credentials *credentials, const struct mes
 	return mesh__credentials_bundle(credentials, mesh__spiffe_id_domain(peer), peer->domain_len) != NULL;
 }
 
+/* Is something gone with which connections were made? */
+static bool lacks_some(const struct mesh__credentials *newest, const struct mesh__credentials *old)
+{
+	for (uint32_t i = 0; i < old->svid_count; i++)
+		if (!has_id(newest, old->svids[i]->facts.id.text))
+			return true;
+	for (uint32_t i = 0; i < old->bundle_count; i++)
+		if (!mesh__credentials_bundle(newest, old->bundles[i]->domain, strlen(old->bundles[i]->domain)))
+			return true;
+	return false;
+}
+
 static enum mesh__verdict_on_old judge_superseded(struct mesh__identity *identity, const char *own_id, const struct mesh__spiffe_id *peer)
 {
 	struct mesh__credentials *newest = take_newest(identity);
@@ -295,6 +307,7 @@ void mesh__identity_deliver(struct mesh__identity_source *source, struct mesh__c
 	const struct mesh__svid *first = first_to_end(credentials);
 	struct mesh__clocks now = read_clocks();
 	struct mesh__credentials *old;
+	bool is_narrower;
 
 	if (!first) {
 		mesh__credentials_unref(credentials);
@@ -314,9 +327,12 @@ void mesh__identity_deliver(struct mesh__identity_source *source, struct mesh__c
 	atomic_store_explicit(&identity->generation, credentials->number, memory_order_release);
 	log_new(identity, credentials->svids[0], credentials->number);
 	mesh__gauge_set(identity->expiration, (uint64_t)first->facts.not_after_s);
+	is_narrower = old && lacks_some(credentials, old);
 	pthread_mutex_unlock(&identity->shared.lock);
 	mesh__counter_add(identity->refreshes, mesh__shard_mine(), 1);
 	mesh__credentials_unref(old);
+	if (is_narrower)
+		identity->opts.on_withdrawn(identity->opts.user);
 	post_news(identity);
 }
 
@@ -356,6 +372,7 @@ void mesh__identity_redacted(struct mesh__identity_source *source, const char *w
 	pthread_mutex_unlock(&identity->shared.lock);
 	mesh__log_write(identity->opts.log, MESH_LOG_ERROR, "identity: %s took our identity back: %s; connections made with it end", source->uri, why);
 	mesh__credentials_unref(old);
+	identity->opts.on_withdrawn(identity->opts.user);
 	post_news(identity);
 }
 

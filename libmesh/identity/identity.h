@@ -39,6 +39,9 @@ struct mesh__identity_options {
 	struct mesh__loop *control;
 	const char *service;
 	const struct mesh__stream_client *streams;
+	/* An identity of ours, or the bundle of a trust domain, was there and is no more: connections are to be judged now. thread any, under no lock */
+	void (*on_withdrawn)(void *user);
+	void *user;
 };
 
 /*
@@ -74,7 +77,8 @@ int mesh__identity_expected(const struct mesh__identity *identity, const struct 
 
 /*
  * What connections made with an older generation have to do now: nothing, go away gently (GOAWAY: a newer generation is there, spread over time by the
- * caller; or it expires soon), or end at once (its SVID or the peer's trust domain was revoked). thread any, cheap: asked once a second per connection.
+ * caller; or it expires soon), or end at once (its SVID or the peer's trust domain was revoked). thread any, cheap: asked once a second per connection,
+ * and after on_withdrawn().
  */
 enum mesh__verdict_on_old { MESH__OLD_STAYS, MESH__OLD_DRAINS, MESH__OLD_ENDS };
 enum mesh__verdict_on_old mesh__identity_judge(struct mesh__identity *identity, const struct mesh__credentials *used, const char *own_id,

@@ -333,6 +333,7 @@ static int init(struct mesh__loop *lp, const struct mesh__loop_options *opts)
 				   .wake_fd = -1, .timer_fd = -1 };
 	lp->deferred_last = &lp->deferred_first;
 	mesh__list_init(&lp->flushes);
+	mesh__list_init(&lp->secured);
 	mesh__pool_init(&lp->pool);
 	mesh__pool_init(&lp->foreign_pool);
 	lp->foreign_pool.is_spared = true;

@@ -494,6 +494,21 @@ static void handshake_failed(struct mesh__conn *conn)
 	mesh__conn_close(conn, secure->code, secure->reason, secure->why);
 }
 
+/* Other credentials may be there by now: ours were replaced or revoked, or the peer's issuer was. */
+static void judge_credentials(struct mesh__conn *conn)
+{
+	switch (mesh__secure_judge(conn->secure, conn->lp)) {
+	case MESH__OLD_ENDS:
+		mesh__conn_close(conn, MESH_E_IDENTITY, "revoked", "the identity with which this connection was made, or its peer's, is not trusted any more");
+		return;
+	case MESH__OLD_DRAINS:
+		mesh__conn_retire(conn, "rotated", "the connection made way for one with newer credentials");
+		return;
+	case MESH__OLD_STAYS:
+		return;
+	}
+}
+
 static void handshake_done(struct mesh__conn *conn)
 {
 	struct mesh__secure *secure = conn->secure;
@@ -506,7 +521,10 @@ static void handshake_done(struct mesh__conn *conn)
 		mesh__secure_confirm(secure);
 	secure->in = NULL;
 	secure->in_len = secure->in_capacity = 0;
+	mesh__list_append(&conn->lp->secured, &secure->node);
 	opened(conn);
+	if (conn->state < MESH__CONN_CLOSING)
+		judge_credentials(conn); /* what was good when it began may have been taken back */
 	if (len && conn->state < MESH__CONN_CLOSING)
 		take_sealed(conn, rest, len);
 	mesh__memory_free(rest);
@@ -682,18 +700,14 @@ static const char *overdue(const struct mesh__conn *conn, uint64_t now_ns, const
 	return NULL;
 }
 
-/* Other credentials may be there by now: ours were replaced or revoked, or the peer's issuer was. */
-static void judge_credentials(struct mesh__conn *conn)
+void mesh__conn_judge_all(struct mesh__loop *lp)
 {
-	switch (mesh__secure_judge(conn->secure, conn->lp)) {
-	case MESH__OLD_ENDS:
-		mesh__conn_close(conn, MESH_E_IDENTITY, "revoked", "the identity with which this connection was made, or its peer's, is not trusted any more");
-		return;
-	case MESH__OLD_DRAINS:
-		mesh__conn_retire(conn, "rotated", "the connection made way for one with newer credentials");
-		return;
-	case MESH__OLD_STAYS:
-		return;
+	for (struct mesh__list *node = lp->secured.next, *next; node != &lp->secured; node = next) {
+		struct mesh__conn *conn = MESH__CONTAINER(node, struct mesh__secure, node)->conn;
+
+		next = node->next;
+		if (conn->state < MESH__CONN_CLOSING)
+			judge_credentials(conn);
 	}
 }
 

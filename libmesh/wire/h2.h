@@ -177,6 +177,9 @@ void mesh__conn_close(struct mesh__conn *conn, int32_t code, const char *reason,
 /* Ends right now: only outside of the connection's own callbacks (closing the loop). */
 void mesh__conn_abort(struct mesh__conn *conn, int32_t code, const char *reason, const char *text);
 
+/* Looks at all open TLS connections of the loop: those that were made with what is not trusted any more end at the end of this turn. */
+void mesh__conn_judge_all(struct mesh__loop *lp);
+
 bool mesh__conn_has_room(const struct mesh__conn *conn);
 
 /*

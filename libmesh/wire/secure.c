@@ -134,6 +134,7 @@ int mesh__secure_new(struct mesh__conn *conn, const struct mesh__secure_options 
 	secure = lp->sealed ? mesh__memory_zalloc(sizeof(*secure)) : NULL;
 	if (!secure)
 		return MESH_E_NOMEM;
+	mesh__list_init(&secure->node);
 	secure->opts = opts;
 	secure->discovered = mesh__discovered_id_ref(conn->discovered);
 	secure->conn = conn;
@@ -151,6 +152,7 @@ void mesh__secure_release(struct mesh__secure *secure)
 {
 	if (!secure)
 		return;
+	mesh__list_remove(&secure->node);
 	secure->conn = NULL;
 	if (!secure->is_busy)
 		free_secure(secure);

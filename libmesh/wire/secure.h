@@ -39,6 +39,7 @@ struct mesh__secure {
 	struct mesh__job job;
 	const struct mesh__secure_options *opts;
 	struct mesh__discovered_id *discovered; /* client: whom discovery says that it is; NULL: nothing */
+	struct mesh__list node;  /* in lp->secured, while it is open */
 	struct mesh__conn *conn; /* NULL: it has ended, and the job has not */
 	bool is_server, is_busy; /* busy: all below is the worker's */
 	bool is_confirmed;       /* the handshake is known to have succeeded on both sides */
@@ -68,7 +69,7 @@ void mesh__secure_count_failure(struct mesh__secure *secure, const char *reason)
 /* Client, once it is open: is the peer whom we would expect now, when discovery says this (NULL: nothing) of it? */
 bool mesh__secure_is_expected(const struct mesh__secure *secure, const struct mesh__discovered_id *discovered);
 
-/* Once a second: what becomes of the connection, now that other credentials may be there. STAYS, until its turn has come. */
+/* Once a second, and when something that was trusted is no more: what becomes of the connection, now that other credentials may be there. STAYS, until its turn has come. */
 enum mesh__verdict_on_old mesh__secure_judge(struct mesh__secure *secure, struct mesh__loop *lp);
 
 #endif

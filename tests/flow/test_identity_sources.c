@@ -1,6 +1,7 @@
-/* Identities from a directory that others keep, and from a Workload API that is not there. */
+/* Identities from a directory that others keep, and from a Workload API that is there, takes back what it gave, or is not there. */
 #include "../lib/mesh_test.h"
 
+#include "../lib/agent.h"
 #include "../lib/certificates.h"
 
 #include "api/handle.h"
@@ -279,6 +280,134 @@ static void a_workload_api_that_is_not_there_is_named(void **state)
 	close(fd);
 }
 
+/* ---- taken back ---- */
+
+#define SHOP "spiffe://partner.example/ns/shop/sa/shop"
+
+enum { REDACTIONS = 12, WITHIN_MS = 300, SOON_ENOUGH_MIN = 10 };
+
+/* A process of another trust domain than its peer's, and the agent on its machine. */
+struct party {
+	const char *id;
+	const struct certificate *leaf, *root, *other_root;
+	const char *other_domain;
+	struct agent agent;
+	mesh *m;
+};
+
+static void say_all(struct party *party, bool is_federated)
+{
+	static struct agent_message message;
+
+	message.len = 0;
+	add_svid(&message, party->id, party->leaf, &party->root, 1);
+	if (is_federated)
+		add_federated(&message, party->other_domain, party->other_root);
+	agent_say(&party->agent, &message);
+}
+
+static mesh *open_party(struct party *party, const char *service)
+{
+	agent_start(&party->agent);
+	say_all(party, true);
+	party->m = OPEN_MESH(service, "tls", "on", "identity", party->agent.endpoint, "allow", "spiffe://partner.example/*", "peer.id@users", USERS);
+	WAIT_FOR(generation(party->m) == 1);
+	return party->m;
+}
+
+static void close_party(struct party *party)
+{
+	mesh_close(party->m);
+	agent_stop(&party->agent);
+}
+
+static mesh_request *_Atomic held; /* never finished: the connection's end is its end */
+
+static void hold_stream(mesh_request *request, void *user)
+{
+	(void)user;
+	atomic_store(&held, mesh_request_ref(request));
+	mesh_request_send(request, "begun", 5, 0);
+}
+
+static mesh_call *start_stream(mesh_client *client)
+{
+	struct mesh_message message = { .size = sizeof(message) };
+	struct mesh_call_options opts = grpc_call("/t.S/Hold", NULL, 0);
+	struct mesh_error err = MESH_ERROR_INIT;
+	mesh_call *stream = NULL;
+
+	opts.flags |= MESH_CALL_STREAM;
+	opts.timeout_ms = 60000;
+	if (mesh_client_start(client, &opts, &stream, &err))
+		fail_msg("%s", err.message);
+	if (mesh_call_recv(stream, &message, 30000) != 1) {
+		mesh_call_error(stream, &err);
+		fail_msg("%s", err.message);
+	}
+	mesh_message_release(&message);
+	return stream;
+}
+
+/* By turns: an identity is taken back, then trust in the other's domain; here, then there. */
+static void take_something_back(struct party *party, bool is_identity)
+{
+	if (is_identity)
+		agent_deny(&party->agent);
+	else
+		say_all(party, false);
+}
+
+static void give_it_again(struct party *party)
+{
+	uint64_t before = generation(party->m);
+
+	say_all(party, true);
+	WAIT_FOR(generation(party->m) > before);
+}
+
+/* Connections look at themselves once a second: were that what ended them, few would be done so soon, and hardly ever ten of twelve. */
+static void what_is_taken_back_ends_at_once(void **state)
+{
+	static struct certificate shop;
+	static struct party parties[2];
+	struct mesh_message message = { .size = sizeof(message) };
+	mesh_server *server;
+	mesh_client *client;
+	mesh_call *stream;
+	int soon_enough = 0;
+
+	(void)state;
+	make_certificate(&shop, &(struct certificate_spec){ .issuer = &stranger, .uris = { SHOP } });
+	parties[0] = (struct party){ .id = USERS, .leaf = &users, .root = &root, .other_root = &stranger, .other_domain = "spiffe://partner.example" };
+	parties[1] = (struct party){ .id = SHOP, .leaf = &shop, .root = &stranger, .other_root = &root, .other_domain = "spiffe://prod.example" };
+	server = new_server(open_party(&parties[0], "users"), NULL);
+	add_handler(server, "/t.S/Hold", MESH_HANDLER_GRPC | MESH_HANDLER_STREAM, hold_stream, NULL);
+	start_server(server);
+	client = new_client(open_party(&parties[1], "shop"), "users");
+	for (int i = 0; i < REDACTIONS; i++) {
+		struct party *party = &parties[i / 2 % 2];
+		uint64_t began_ns;
+
+		stream = start_stream(client);
+		began_ns = test_now_ns();
+		take_something_back(party, i % 2);
+		assert_true(mesh_call_recv(stream, &message, 30000) < 0);
+		soon_enough += test_now_ns() - began_ns < WITHIN_MS * UINT64_C(1000000);
+		mesh_call_unref(stream);
+		mesh_request_unref(atomic_load(&held));
+		give_it_again(party);
+	}
+	assert_true(soon_enough >= SOON_ENOUGH_MIN);
+	assert_int_equal(COUNTED(parties[0].m, "mesh_server_connections_closed_total", "reason", "revoked"), REDACTIONS / 2);
+	assert_int_equal(COUNTED(parties[1].m, "mesh_connections_closed_total", "reason", "revoked"), REDACTIONS / 2);
+	mesh_client_free(client);
+	mesh_server_free(server);
+	close_party(&parties[1]);
+	close_party(&parties[0]);
+	free_certificate(&shop);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -288,6 +417,7 @@ int main(void)
 		cmocka_unit_test_setup(a_secret_of_kubernetes_is_swapped_as_a_whole, make_dir),
 		cmocka_unit_test_setup(a_set_that_comes_later_is_found, make_dir),
 		cmocka_unit_test_setup(a_key_that_others_can_read_is_refused, make_dir),
+		cmocka_unit_test(what_is_taken_back_ends_at_once),
 		cmocka_unit_test_setup(a_workload_api_that_is_not_there_is_named, make_dir),
 	};
 
