@@ -57,7 +57,7 @@ static void judge_overdue(struct identity *identity)
 	char since[HUMAN_BYTES], left[HUMAN_BYTES], what[128];
 	int64_t now = wall_s();
 
-	snprintf(what, sizeof(what), "not renewed for %s, expires in %s",
+	snprintf(what, sizeof(what), "its renewal is %s late, and it expires in %s",
 		 human_seconds(since, (int64_t)distance(identity->info.overdue_since_s, now)),
 		 human_seconds(left, (int64_t)distance(now, identity->info.not_after_s)));
 	identity->is_usable = true;

@@ -16,6 +16,7 @@
 #include <time.h>
 
 #define TICK_NS MESH__NS_PER_SEC
+#define SAY_FAILURES_NS (5 * MESH__NS_PER_SEC) /* a directory that somebody keeps touching fails many times a second */
 
 enum { NS_PER_SEC = 1000000000 };
 
@@ -25,7 +26,7 @@ struct mesh__identity {
 	struct mesh__identity_options opts;
 	struct mesh__identity_source source;
 	bool is_tls;
-	mesh__cell *expiration, *refreshes, *overdue, *plaintext;
+	mesh__cell *expiration, *refreshes, *missed, *overdue, *plaintext;
 	atomic_uint_fast64_t generation; /* changes whenever `newest` does */
 	atomic_bool news_posted;
 	struct mesh__task start, news;
@@ -36,7 +37,9 @@ struct mesh__identity {
 		struct mesh__credentials *newest; /* NULL: none yet, or taken back */
 		struct mesh__lifetime life;       /* of the leaf that ends first */
 		bool is_redacted, is_renewal_wanted;
-		uint32_t failures_in_row;
+		uint32_t failures_in_row, failures_unsaid;
+		uint64_t said_ns; /* when a failure was last logged; 0: never */
+		bool has_news;    /* the last failure is another than the one that was logged */
 		uint64_t renewals, failures;
 		int64_t last_renewal_s, next_renewal_s, overdue_since_s, last_failure_s;
 		char last_failure[512];
@@ -45,6 +48,7 @@ struct mesh__identity {
 	/* on the control loop */
 	struct mesh__timer tick, renew;
 	struct mesh__clocks seen;
+	int64_t said_left_s; /* what was left when it was last said that a renewal was missed */
 	bool is_stopped;
 };
 
@@ -336,21 +340,42 @@ void mesh__identity_deliver(struct mesh__identity_source *source, struct mesh__c
 	post_news(identity);
 }
 
+/* Under the lock: is this failure to be logged, and how many were not since the last one that was? Not what is the same as before, and not too often. */
+static bool must_say(struct mesh__identity *identity, const char *why, uint32_t *unsaid)
+{
+	uint64_t now_ns = mesh__clock_now_ns();
+
+	if (identity->shared.failures_in_row == 0 || strncmp(identity->shared.last_failure, why, sizeof(identity->shared.last_failure) - 1) != 0)
+		identity->shared.has_news = true;
+	*unsaid = identity->shared.failures_unsaid++;
+	if (!identity->shared.has_news || (identity->shared.said_ns && now_ns - identity->shared.said_ns < SAY_FAILURES_NS))
+		return false;
+	identity->shared.has_news = false;
+	identity->shared.failures_unsaid = 0;
+	identity->shared.said_ns = now_ns;
+	return true;
+}
+
 void mesh__identity_failed(struct mesh__identity_source *source, const char *reason, const char *why)
 {
 	struct mesh__identity *identity = source->identity;
-	bool is_news;
+	uint32_t unsaid;
+	bool is_said;
 
 	count_failure(identity, reason);
 	pthread_mutex_lock(&identity->shared.lock);
-	is_news = identity->shared.failures_in_row++ == 0 || strncmp(identity->shared.last_failure, why, sizeof(identity->shared.last_failure) - 1) != 0;
+	is_said = must_say(identity, why, &unsaid);
+	identity->shared.failures_in_row++;
 	identity->shared.failures++;
 	identity->shared.is_renewal_wanted = true;
 	identity->shared.last_failure_s = wall_s();
 	snprintf(identity->shared.last_failure, sizeof(identity->shared.last_failure), "%s", why);
 	pthread_mutex_unlock(&identity->shared.lock);
-	if (is_news) /* else it would be said once a minute for as long as it lasts */
-		mesh__log_write(identity->opts.log, MESH_LOG_WARN, "identity: %s: %s", source->uri, why);
+	if (is_said && unsaid)
+		mesh__log_write(identity->opts.log, MESH_LOG_WARN, "identity: renewal failed: %s: %s (and %" PRIu32 " failures more since this was last said)",
+				source->uri, why, unsaid);
+	else if (is_said)
+		mesh__log_write(identity->opts.log, MESH_LOG_WARN, "identity: renewal failed: %s: %s", source->uri, why);
 	post_news(identity);
 }
 
@@ -370,7 +395,7 @@ void mesh__identity_redacted(struct mesh__identity_source *source, const char *w
 	atomic_fetch_add_explicit(&identity->generation, 1, memory_order_release);
 	mesh__gauge_set(identity->expiration, 0);
 	pthread_mutex_unlock(&identity->shared.lock);
-	mesh__log_write(identity->opts.log, MESH_LOG_ERROR, "identity: %s took our identity back: %s; connections made with it end", source->uri, why);
+	mesh__log_write(identity->opts.log, MESH_LOG_ERROR, "identity: taken back: by %s: %s; connections made with it end", source->uri, why);
 	mesh__credentials_unref(old);
 	identity->opts.on_withdrawn(identity->opts.user);
 	post_news(identity);
@@ -405,13 +430,31 @@ static void renew_now(struct mesh__timer *timer, struct mesh__loop *lp)
 	identity->source.ops->renew(&identity->source);
 }
 
+/* At once, again whenever half of what was left then has gone by, and at the end. */
+static void say_missed(struct mesh__identity *identity, int64_t left_s, const char *failure)
+{
+	char span[32];
+
+	if (left_s < 0 ? identity->said_left_s < 0 : left_s >= identity->said_left_s / 2)
+		return;
+	identity->said_left_s = left_s;
+	failure = *failure ? failure : "none, nothing new has come";
+	if (left_s < 0)
+		mesh__log_write(identity->opts.log, MESH_LOG_ERROR, "identity: expired: %s ago, and no new one came from %s: no connection can be made; last failure: %s",
+				print_span(span, sizeof(span), -left_s), identity->source.uri, failure);
+	else
+		mesh__log_write(identity->opts.log, MESH_LOG_WARN, "identity: renewal missed: ours should have been renewed by now, and expires in %s: see %s; last failure: %s",
+				print_span(span, sizeof(span), left_s), identity->source.uri, failure);
+}
+
 static void note_overdue(struct mesh__identity *identity, const struct mesh__clocks *now)
 {
-	char span[32], failure[512];
-	bool is_overdue, was_overdue;
+	bool is_overdue, was_overdue, has_any;
+	char failure[512];
 	int64_t left_s;
 
 	pthread_mutex_lock(&identity->shared.lock);
+	has_any = identity->shared.newest != NULL;
 	is_overdue = identity->shared.newest && mesh__rotation_is_overdue(&identity->shared.life, now);
 	was_overdue = identity->shared.overdue_since_s != 0;
 	left_s = mesh__rotation_left_ns(&identity->shared.life, now) / NS_PER_SEC;
@@ -419,18 +462,18 @@ static void note_overdue(struct mesh__identity *identity, const struct mesh__clo
 		identity->shared.overdue_since_s = is_overdue ? now->wall_ns / NS_PER_SEC : 0;
 	memcpy(failure, identity->shared.last_failure, sizeof(failure));
 	pthread_mutex_unlock(&identity->shared.lock);
-	if (is_overdue == was_overdue)
+	if (is_overdue != was_overdue) {
+		mesh__gauge_set(identity->overdue, is_overdue);
+		mesh__counter_add(identity->missed, mesh__shard_mine(), is_overdue);
+		mesh__identity_show(identity, identity->opts.stats);
+	}
+	if (is_overdue) {
+		say_missed(identity, left_s, failure);
 		return;
-	mesh__gauge_set(identity->overdue, is_overdue);
-	mesh__identity_show(identity, identity->opts.stats);
-	if (is_overdue && left_s < 0)
-		mesh__log_write(identity->opts.log, MESH_LOG_ERROR, "identity: ours expired %s ago and no new one came from %s: no connection can be made; last failure: %s",
-				print_span(span, sizeof(span), -left_s), identity->source.uri, *failure ? failure : "none");
-	else if (is_overdue)
-		mesh__log_write(identity->opts.log, MESH_LOG_WARN, "identity: it should have been renewed by now, and expires in %s: see %s; last failure: %s",
-				print_span(span, sizeof(span), left_s), identity->source.uri, *failure ? failure : "none");
-	else
-		mesh__log_write(identity->opts.log, MESH_LOG_INFO, "identity: renewed, though late");
+	}
+	identity->said_left_s = INT64_MAX;
+	if (was_overdue && has_any)
+		mesh__log_write(identity->opts.log, MESH_LOG_INFO, "identity: renewed late");
 }
 
 static void note_clocks(struct mesh__identity *identity, struct mesh__loop *lp, const struct mesh__clocks *now)
@@ -566,12 +609,14 @@ int mesh__identity_open(const struct mesh__identity_options *opts, struct mesh__
 	identity->source.identity = identity;
 	identity->source.opts = &identity->opts;
 	pthread_mutex_init(&identity->shared.lock, NULL);
+	identity->said_left_s = INT64_MAX;
 	identity->start.run = start_on_loop;
 	identity->news.run = on_news;
 	identity->tick.fire = on_tick;
 	identity->renew.fire = renew_now;
 	identity->expiration = mesh__stats_counter(opts->stats, MESH__METRIC_IDENTITY_EXPIRATION_TIMESTAMP_SECONDS, &none);
 	identity->refreshes = mesh__stats_counter(opts->stats, MESH__METRIC_IDENTITY_REFRESHES_TOTAL, &none);
+	identity->missed = mesh__stats_counter(opts->stats, MESH__METRIC_IDENTITY_MISSED_TOTAL, &none);
 	identity->overdue = mesh__stats_counter(opts->stats, MESH__METRIC_IDENTITY_OVERDUE, &none);
 	identity->plaintext = mesh__stats_counter(opts->stats, MESH__METRIC_PLAINTEXT, &none);
 	is_off = !choose_source(opts->config, identity->source.uri, sizeof(identity->source.uri));

@@ -1,4 +1,7 @@
-/* Identities from a directory that others keep, and from a Workload API that is there, takes back what it gave, or is not there. */
+/*
+ * Identities from a directory that others keep, and from a Workload API that is there, takes back what it gave, or is not there; and what is seen of a
+ * renewal that does not come.
+ */
 #include "../lib/mesh_test.h"
 
 #include "../lib/agent.h"
@@ -408,6 +411,190 @@ static void what_is_taken_back_ends_at_once(void **state)
 	free_certificate(&shop);
 }
 
+/* ---- missed ---- */
+
+/* What the host's log callback got. */
+struct lines {
+	pthread_mutex_t lock;
+	int missed, failed;
+	char last_missed[600];
+};
+
+static void keep_line(int32_t level, const char *line, void *user)
+{
+	static const char missed[] = "identity: renewal missed: ", failed[] = "identity: renewal failed: ";
+	struct lines *lines = user;
+
+	if (level != MESH_LOG_WARN)
+		return;
+	pthread_mutex_lock(&lines->lock);
+	lines->failed += strncmp(line, failed, strlen(failed)) == 0;
+	if (strncmp(line, missed, strlen(missed)) == 0) {
+		lines->missed++;
+		snprintf(lines->last_missed, sizeof(lines->last_missed), "%s", line);
+	}
+	pthread_mutex_unlock(&lines->lock);
+}
+
+static mesh *open_with_log(struct lines *lines, const char *service, const char *identity, const char *state_dir)
+{
+	const struct mesh_setting settings[] = { { "tls", "on" }, { "identity", identity }, { "state.dir", state_dir }, { "identity.lifetime", "12s" } };
+	struct mesh_options opts = MESH_OPTIONS_INIT;
+	struct mesh_error err = MESH_ERROR_INIT;
+	mesh *m = NULL;
+
+	memset(lines, 0, sizeof(*lines));
+	pthread_mutex_init(&lines->lock, NULL);
+	opts.service = service;
+	opts.settings = settings;
+	opts.setting_count = 4;
+	opts.log = keep_line;
+	opts.log_user = lines;
+	if (mesh_open(&opts, &m, &err))
+		fail_msg("%s: %s", service, err.message);
+	return m;
+}
+
+static int64_t overdue_since(mesh *m)
+{
+	struct mesh__identity_status status;
+
+	mesh__identity_status(m->identity, &status);
+	return status.overdue_since_s;
+}
+
+static uint64_t count_failures(mesh *m)
+{
+	struct mesh__identity_status status;
+
+	mesh__identity_status(m->identity, &status);
+	return status.failures;
+}
+
+/* Runs `mesh check`, as whoever is on call would; its exit status. What it says is in `said`. */
+static int check_all(char *said, size_t capacity)
+{
+	FILE *command = popen("./mesh check 2>&1", "r");
+	size_t len;
+	int status;
+
+	assert_non_null(command);
+	len = fread(said, 1, capacity - 1, command);
+	said[len] = '\0';
+	status = pclose(command);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* The line of a process in what `mesh check` says, or NULL. */
+static const char *line_of(const char *said, const char *service, char *line, size_t capacity)
+{
+	char who[64];
+	const char *at;
+
+	snprintf(who, sizeof(who), "%s.%d", service, (int)getpid());
+	at = strstr(said, who);
+	while (at && at > said && at[-1] != '\n')
+		at--;
+	if (!at)
+		return NULL;
+	snprintf(line, capacity, "%.*s", (int)strcspn(at, "\n"), at);
+	return line;
+}
+
+static void assert_missed_is_seen(mesh *m, const char *service, struct lines *lines, const char *said, const char *because)
+{
+	char line[600];
+
+	assert_int_equal(COUNTED(m, "mesh_identity_missed_total"), 1);
+	assert_int_equal(COUNTED(m, "mesh_identity_overdue"), 1);
+	pthread_mutex_lock(&lines->lock);
+	assert_in_range(lines->missed, 1, 2); /* again when half of what was left has gone by */
+	if (!strstr(lines->last_missed, because))
+		fail_msg("%s: no \"%s\" in: %s", service, because, lines->last_missed);
+	pthread_mutex_unlock(&lines->lock);
+	assert_non_null(line_of(said, service, line, sizeof(line)));
+	if (strncmp(line, "FAIL", 4) || !strstr(line, "its renewal is") || (strcmp(because, "none") && !strstr(line, because)))
+		fail_msg("mesh check says: %s", line);
+}
+
+/* All long before the end, and by each source in its own way: nobody writes, the authority cannot be used, the agent has gone. */
+static void a_missed_renewal_is_seen_everywhere(void **state)
+{
+	static struct certificate old, brief;
+	static struct agent_message message;
+	const struct certificate *const roots[] = { &root };
+	struct lines file_lines, local_lines, agent_lines, fine_lines;
+	char said[16384], line[600], state_dir[200], authority[256];
+	struct agent agent;
+	mesh *by_file, *by_local, *by_agent, *fine;
+
+	(void)state;
+	/* Three quarters of its life are over when it comes. */
+	make_certificate(&old, &(struct certificate_spec){ .issuer = &root, .uris = { USERS }, .from_s = -3600, .until_s = 1200 });
+	snprintf(state_dir, sizeof(state_dir), "%s/state", dir);
+	snprintf(authority, sizeof(authority), "%s/ca", state_dir);
+	by_local = open_with_log(&local_lines, "bylocal", "local:", state_dir);
+	assert_int_equal(chmod(authority, 0777), 0);
+	write_spiffe_helper(&users);
+	fine = open_with_log(&fine_lines, "fine", uri, state_dir);
+	agent_start(&agent);
+	make_certificate(&brief, &(struct certificate_spec){ .issuer = &root, .uris = { USERS }, .from_s = -60, .until_s = 12 });
+	add_svid(&message, USERS, &brief, roots, 1);
+	agent_say(&agent, &message);
+	by_agent = open_with_log(&agent_lines, "byagent", agent.endpoint, state_dir);
+	WAIT_FOR(generation(by_agent) == 1);
+	agent_stop(&agent);
+	WAIT_FOR(has_failed(by_agent, "cannot be reached"));
+	WAIT_FOR(count_failures(by_local));
+	assert_int_equal(overdue_since(by_local), 0); /* the first try is made much earlier */
+	make_dir(NULL);
+	write_spiffe_helper(&old);
+	by_file = open_with_log(&file_lines, "byfile", uri, state_dir);
+	WAIT_FOR(overdue_since(by_file) && overdue_since(by_agent) && overdue_since(by_local));
+	assert_int_equal(check_all(said, sizeof(said)), 1);
+	assert_missed_is_seen(by_local, "bylocal", &local_lines, said, "has mode 0777");
+	assert_missed_is_seen(by_file, "byfile", &file_lines, said, "none");
+	assert_missed_is_seen(by_agent, "byagent", &agent_lines, said, "cannot be reached");
+	assert_non_null(line_of(said, "fine", line, sizeof(line)));
+	assert_int_equal(strncmp(line, "ok", 2), 0);
+	assert_int_equal(COUNTED(fine, "mesh_identity_missed_total"), 0);
+	assert_int_equal(COUNTED(by_file, "mesh_identity_failures_total"), 0);
+	assert_true(COUNTED(by_local, "mesh_identity_failures_total", "reason", "authority") >= 1);
+	assert_true(COUNTED(by_agent, "mesh_identity_failures_total", "reason", "socket") >= 1);
+	/* Tries go on and fail, and the log is not full of them. */
+	assert_int_equal(local_lines.failed, 1);
+	/* And all is well again. */
+	write_spiffe_helper(&renewed);
+	WAIT_FOR(!overdue_since(by_file));
+	assert_int_equal(COUNTED(by_file, "mesh_identity_overdue"), 0);
+	mesh_close(by_file);
+	mesh_close(by_agent);
+	mesh_close(fine);
+	mesh_close(by_local);
+	free_certificate(&old);
+	free_certificate(&brief);
+}
+
+static void failures_are_logged_when_they_are_news(void **state)
+{
+	char text[64];
+	struct lines lines;
+	uint64_t before;
+	mesh *m;
+
+	(void)state;
+	write_spiffe_helper(&users);
+	m = open_with_log(&lines, "users", uri, dir);
+	for (int i = 0; i < 10; i++) { /* each has another sentence */
+		before = count_failures(m);
+		snprintf(text, sizeof(text), "-----BEGIN CERTIFICATE-----\n%d", i);
+		write_file("svid_bundle.pem", i % 2 ? text : "nothing", 0644);
+		WAIT_FOR(count_failures(m) > before);
+	}
+	mesh_close(m);
+	assert_in_range(lines.failed, 1, 4);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -418,6 +605,8 @@ int main(void)
 		cmocka_unit_test_setup(a_set_that_comes_later_is_found, make_dir),
 		cmocka_unit_test_setup(a_key_that_others_can_read_is_refused, make_dir),
 		cmocka_unit_test(what_is_taken_back_ends_at_once),
+		cmocka_unit_test_setup(a_missed_renewal_is_seen_everywhere, make_dir),
+		cmocka_unit_test_setup(failures_are_logged_when_they_are_news, make_dir),
 		cmocka_unit_test_setup(a_workload_api_that_is_not_there_is_named, make_dir),
 	};
 

@@ -146,10 +146,12 @@ static inline void agent_deny(struct agent *agent)
 	pthread_mutex_unlock(&agent->lock);
 }
 
+/* Goes without a word. */
 static inline void agent_stop(struct agent *agent)
 {
-	agent_deny(agent);
 	mesh_server_free(agent->server);
+	while (agent->stream_count)
+		mesh_request_unref(agent->streams[--agent->stream_count]);
 	mesh_close(agent->m);
 	pthread_mutex_destroy(&agent->lock);
 }
