@@ -105,6 +105,7 @@ static char *describe_request(struct backend *backend, const mesh_request *reque
 	json_object_set_new(root, "path", json_text(path, strlen(path)));
 	json_object_set_new(root, "authority", json_text(authority, strlen(authority)));
 	json_object_set_new(root, "peer", json_string(mesh_request_peer(request)));
+	json_object_set_new(root, "peer_id", json_string(mesh_request_peer_id(request)));
 	json_object_set_new(root, "remaining_ms", json_integer(mesh_request_remaining_ms(request)));
 	json_object_set_new(root, "headers", headers_json(request));
 	if (len > 0)
@@ -460,9 +461,9 @@ const struct command command_serve = {
 	"  mesh serve users                     HTTP and gRPC on a free port\n"
 	"  mesh serve users --delay 20ms --fail 5%\n"
 	"  mesh serve users --grpc              any gRPC method of any service, unary or streaming\n\n"
-	"HTTP is answered with JSON: service, pid, address, method, path, headers and body of the request. A gRPC call gets each\n"
-	"of its messages back. HTTP means HTTP/2: curl needs --http2-prior-knowledge. SIGUSR1 makes the backend slow (--slow), SIGUSR2\n"
-	"as before. SIGTERM or Ctrl-C drains it: it leaves discovery, finishes what is in flight, and ends with a summary; a second\n"
-	"one ends it at once.\n",
+	"HTTP is answered with JSON: service, pid, address, method, path, headers and body of the request, and the peer with its ID. A\n"
+	"gRPC call gets each of its messages back. HTTP means HTTP/2: curl needs --http2-prior-knowledge, or https:// with TLS. SIGUSR1\n"
+	"makes the backend slow (--slow), SIGUSR2 as before. SIGTERM or Ctrl-C drains it: it leaves discovery, finishes what is in\n"
+	"flight, and ends with a summary; a second one ends it at once.\n",
 	args, run, false
 };

@@ -15,7 +15,7 @@
 #include <fcntl.h>
 #include <string.h>
 
-enum { ACCEPTS_PER_TURN_MAX = 64 };
+enum { ACCEPTS_PER_TURN_MAX = 64, REFUSALS_LOGGED_PER_SECOND_MAX = 20 };
 
 #define BACKOFF_FIRST_NS (10 * MESH__NS_PER_MS)
 #define BACKOFF_MAX_NS MESH__NS_PER_SEC
@@ -43,6 +43,31 @@ static void on_draining(struct mesh__conn *conn)
 	(void)conn;
 }
 
+/* Strangers may come by the thousand: the log gets some of them, the counters all. */
+static void log_refusal(const struct mesh__conn_entry *entry)
+{
+	const struct mesh__conn *conn = &entry->conn;
+	struct mesh__server_loop *sl = entry->sl;
+	const mesh_server *server = sl->server;
+	uint64_t second = conn->lp->now_ns / MESH__NS_PER_SEC;
+
+	if (second != sl->refusals_second) {
+		if (sl->refusals_unlogged)
+			mesh__log_write(server->opts.log, MESH_LOG_WARN, "server %s: %u more peers were turned away (mesh_handshake_failures_total tells why)",
+					server->service, sl->refusals_unlogged);
+		sl->refusals_second = second;
+		sl->refusals_logged = sl->refusals_unlogged = 0;
+	}
+	if (sl->refusals_logged == REFUSALS_LOGGED_PER_SECOND_MAX) {
+		sl->refusals_unlogged++;
+		return;
+	}
+	sl->refusals_logged++;
+	/* Who connects and says nothing is most often a probe that looks whether the port is open. */
+	mesh__log_write(server->opts.log, conn->has_input ? MESH_LOG_WARN : MESH_LOG_DEBUG, "server %s: peer %s is turned away (%s): %s", server->service,
+			entry->peer_text, conn->close_reason, conn->close_text);
+}
+
 static void on_close(struct mesh__conn *conn)
 {
 	struct mesh__conn_entry *entry = MESH__CONTAINER(conn, struct mesh__conn_entry, conn);
@@ -50,6 +75,8 @@ static void on_close(struct mesh__conn *conn)
 	struct mesh__labels labels = { .service = server->service, .reason = conn->close_reason };
 
 	mesh__counter_add(mesh__stats_counter(server->opts.stats, MESH__METRIC_SERVER_CONNECTIONS_CLOSED_TOTAL, &labels), mesh__shard_mine(), 1);
+	if (conn->secure_options && !conn->peer_id && conn->close_code != MESH_E_CLOSING)
+		log_refusal(entry);
 	mesh__request_orphan_all(entry);
 	mesh__list_remove(&entry->node);
 	entry->sl->conn_count--;

@@ -42,6 +42,8 @@ struct mesh__server_loop {
 	struct mesh__task stop, drain;
 	struct mesh__policy *policy; /* the newest that this loop has seen: asking takes no lock; NULL: none yet */
 	uint64_t policy_generation;
+	uint64_t refusals_second; /* of the monotonic clock; what follows is about it */
+	uint32_t refusals_logged, refusals_unlogged;
 	bool is_closing;
 };
 

@@ -131,10 +131,12 @@ void mesh__conn_abort(struct mesh__conn *conn, int32_t code, const char *reason,
 static void close_with_errno(struct mesh__conn *conn, int number)
 {
 	char text[sizeof(conn->close_text)];
+	bool is_handshake = conn->state == MESH__CONN_HANDSHAKING;
 
-	snprintf(text, sizeof(text), "%s", strerrordesc_np(number) ? strerrordesc_np(number) : "unknown error");
+	snprintf(text, sizeof(text), "%s%s", strerrordesc_np(number) ? strerrordesc_np(number) : "unknown error",
+		 is_handshake ? " during the TLS handshake" : "");
 	conn->is_broken = true;
-	mesh__conn_close(conn, MESH_E_LOST, "lost", text);
+	mesh__conn_close(conn, is_handshake ? MESH_E_HANDSHAKE : MESH_E_LOST, "lost", text);
 }
 
 /* --- writing --- */
@@ -348,6 +350,9 @@ static void tls_ended(struct mesh__conn *conn, ssize_t how)
 
 	if (how == MESH__TLS_END) {
 		mesh__conn_close(conn, MESH_E_LOST, "lost", "the peer closed the connection");
+	} else if (how == MESH__TLS_DEAF) {
+		mesh__h2_say_last_goaway(conn);
+		mesh__conn_close(conn, MESH_E_LOST, mesh__tls_reason(secure->tls), mesh__tls_why(secure->tls));
 	} else if (!secure->is_confirmed) {
 		/* In TLS 1.3 a client learns only after its own last message what the server thinks of it. */
 		conn->is_broken = true;

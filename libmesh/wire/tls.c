@@ -4,7 +4,7 @@
  *
  * Whom to trust is not mbedTLS's to decide: it would take any certificate that any of a set of authorities signed. Its own verdict
  * is cleared, and at the leaf ours is given: the rules for workloads, the one bundle of the peer's trust domain, the expected
- * ID. A handshake in which ours was never asked for fails.
+ * ID. A handshake in which ours was never asked for fails: only finish() opens a session.
  */
 #define MBEDTLS_ALLOW_PRIVATE_ACCESS /* the description of a received alert has no getter in 3.6 */
 #include "wire/tls.h"
@@ -19,7 +19,14 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { OUTPUT_FIRST_BYTES = 4096, OUTPUT_BYTES_MAX = 1024 * 1024, RECORD_ALERT = 21, RECORD_HANDSHAKE = 22, RECORD_HEADER_BYTES = 5 };
+enum {
+	OUTPUT_FIRST_BYTES = 4096,
+	OUTPUT_BYTES_MAX = 1024 * 1024,
+	RECORD_ALERT = 21,
+	RECORD_HANDSHAKE = 22,
+	RECORD_HEADER_BYTES = 5,
+	MESSAGE_KEY_UPDATE = 24 /* RFC 8446, section 4; mbedTLS has no name for it */
+};
 
 struct mesh__tls {
 	mbedtls_ssl_context ssl;
@@ -34,6 +41,7 @@ struct mesh__tls {
 	uint8_t *fixed;
 	size_t fixed_len, fixed_capacity;
 	bool has_expected, is_verified, is_alert;
+	bool is_open;  /* the handshake is over, and the peer is verified: nothing it says is taken before */
 	bool has_data; /* the peer has sent something that we could read */
 	enum mesh__refusal refusal;
 	char reason[32];
@@ -192,10 +200,7 @@ static int verify(void *user, mbedtls_x509_crt *crt, int depth, uint32_t *flags)
 	tls->refusal = judge(tls, crt, why, sizeof(why));
 	tls->is_verified = tls->refusal == MESH__REFUSAL_NONE;
 	if (tls->refusal) {
-		/*
-		 * A server ends the handshake first, see finish(): an alert in between would be encrypted with keys that the client has left
-		 * behind (mbedTLS 3.6), and it could not read why.
-		 */
+		/* A server ends the handshake first: see configure(). */
 		if (mbedtls_ssl_conf_get_endpoint(&tls->config) == MBEDTLS_SSL_IS_CLIENT)
 			*flags = flags_of(tls->refusal);
 		say(sentence, sizeof(sentence), "the peer is refused: %s", why);
@@ -225,7 +230,11 @@ static int configure(struct mesh__tls *tls, bool is_server)
 	mbedtls_ssl_conf_groups(config, groups);
 	mbedtls_ssl_conf_sig_algs(config, signatures);
 	mbedtls_ssl_conf_rng(config, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE);
-	mbedtls_ssl_conf_authmode(config, MBEDTLS_SSL_VERIFY_REQUIRED);
+	/*
+	 * For mbedTLS it is optional what a client shows; finish() requires it. Were it mbedTLS that refuses, its alert would be encrypted
+	 * with keys that the client has left behind (3.6), and nobody could read why.
+	 */
+	mbedtls_ssl_conf_authmode(config, is_server ? MBEDTLS_SSL_VERIFY_OPTIONAL : MBEDTLS_SSL_VERIFY_REQUIRED);
 	mbedtls_ssl_conf_verify(config, verify, tls);
 	/* mbedTLS wants authorities to try; verify() asks others. Their names would be told to the peer, which might then show nothing. */
 	mbedtls_ssl_conf_ca_chain(config, own, NULL);
@@ -326,10 +335,6 @@ static void remember_error(struct mesh__tls *tls, int rc)
 	case MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE:
 		remember_alert(tls, tls->ssl.in_msg[1]);
 		return;
-	case MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE:
-		tls->refusal = MESH__REFUSAL_NO_CERTIFICATE;
-		remember(tls, mesh__refusal_name(MESH__REFUSAL_NO_CERTIFICATE), "the peer is refused: it showed no certificate");
-		return;
 	case MBEDTLS_ERR_SSL_NO_APPLICATION_PROTOCOL:
 		remember(tls, "alpn", "the peer does not offer HTTP/2 (ALPN h2)");
 		return;
@@ -360,18 +365,32 @@ static bool is_clear_alert(const uint8_t *in, size_t len)
 
 /* --- handshake --- */
 
+/* Without a verdict of verify() there was no certificate, or none that mbedTLS came to the end of. */
+static void refuse(struct mesh__tls *tls, uint32_t flags)
+{
+	if (!tls->refusal && flags & MBEDTLS_X509_BADCERT_MISSING) {
+		tls->refusal = MESH__REFUSAL_NO_CERTIFICATE;
+		remember(tls, mesh__refusal_name(tls->refusal), "the peer is refused: it showed no certificate");
+	} else if (!tls->refusal) {
+		tls->refusal = flags & (MBEDTLS_X509_BADCERT_KEY_USAGE | MBEDTLS_X509_BADCERT_EXT_KEY_USAGE) ? MESH__REFUSAL_KEY_USAGE : MESH__REFUSAL_MALFORMED;
+		remember(tls, mesh__refusal_name(tls->refusal), "the peer is refused: its certificate could not be verified");
+	}
+	mbedtls_ssl_send_alert_message(&tls->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert_of(tls->refusal));
+}
+
 static enum mesh__tls_progress finish(struct mesh__tls *tls)
 {
 	const char *protocol = mbedtls_ssl_get_alpn_protocol(&tls->ssl);
+	uint32_t flags = mbedtls_ssl_get_verify_result(&tls->ssl);
 
-	if (!tls->is_verified) {
-		tls->refusal = tls->refusal ? tls->refusal : MESH__REFUSAL_NO_CERTIFICATE;
-		remember(tls, mesh__refusal_name(tls->refusal), "the peer is refused: it was not verified");
-		mbedtls_ssl_send_alert_message(&tls->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert_of(tls->refusal));
+	if (!tls->is_verified || flags) {
+		refuse(tls, flags);
 		return MESH__TLS_FAILED;
 	}
-	if (protocol && !strcmp(protocol, protocols[0]))
+	if (protocol && !strcmp(protocol, protocols[0])) {
+		tls->is_open = true;
 		return MESH__TLS_DONE;
+	}
 	remember(tls, "alpn", "the peer does not say that it speaks HTTP/2 (ALPN h2)");
 	mbedtls_ssl_send_alert_message(&tls->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, MBEDTLS_SSL_ALERT_MSG_NO_APPLICATION_PROTOCOL);
 	return MESH__TLS_FAILED;
@@ -437,10 +456,17 @@ void mesh__tls_feed(struct mesh__tls *tls, const void *in, size_t len)
 	tls->in_len = len;
 }
 
+static bool is_key_update(const struct mesh__tls *tls)
+{
+	return tls->ssl.in_msgtype == RECORD_HANDSHAKE && tls->ssl.in_msglen && tls->ssl.in_msg[0] == MESSAGE_KEY_UPDATE;
+}
+
 ssize_t mesh__tls_decrypt(struct mesh__tls *tls, uint8_t *plain, size_t capacity)
 {
 	int n;
 
+	if (!tls->is_open)
+		return MESH__TLS_BROKEN;
 	do
 		n = mbedtls_ssl_read(&tls->ssl, plain, capacity);
 	while (n == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET); /* nothing is resumed */
@@ -456,6 +482,10 @@ ssize_t mesh__tls_decrypt(struct mesh__tls *tls, uint8_t *plain, size_t capacity
 		/* The alert of a server that is made with mbedTLS, too, and has refused us at once. */
 		tls->is_alert = true;
 		remember(tls, "alert", "the peer refused our certificate, it seems: it ended the TLS session when it had it");
+	}
+	if (n == MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE && is_key_update(tls)) {
+		remember(tls, "key_update", "the peer changes its keys (TLS 1.3 KeyUpdate), which mbedTLS cannot follow: a new connection is needed");
+		return MESH__TLS_DEAF;
 	}
 	remember_error(tls, n);
 	return MESH__TLS_BROKEN;

@@ -68,7 +68,8 @@ static inline size_t mesh__tls_sealed_max(size_t len)
 enum {
 	MESH__TLS_MORE_IN = 0,
 	MESH__TLS_END = -1,   /* the peer said that it closes */
-	MESH__TLS_BROKEN = -2 /* see mesh__tls_reason() */
+	MESH__TLS_BROKEN = -2, /* see mesh__tls_reason() */
+	MESH__TLS_DEAF = -3    /* the same, but the peer still understands what we say */
 };
 void mesh__tls_feed(struct mesh__tls *tls, const void *in, size_t len);
 ssize_t mesh__tls_decrypt(struct mesh__tls *tls, uint8_t *plain, size_t capacity);
@@ -80,7 +81,7 @@ const char *mesh__tls_suite(const struct mesh__tls *tls);
 const struct mesh__credentials *mesh__tls_credentials(const struct mesh__tls *tls);
 const struct mesh__svid *mesh__tls_svid(const struct mesh__tls *tls);
 
-/* Why it failed: a label (mesh__refusal_name(), "alert", "alpn", "protocol", "nomem"), and a sentence. */
+/* Why it failed: a label (mesh__refusal_name(), "alert", "alpn", "key_update", "protocol", "nomem"), and a sentence. */
 const char *mesh__tls_reason(const struct mesh__tls *tls);
 const char *mesh__tls_why(const struct mesh__tls *tls);
 bool mesh__tls_is_alert(const struct mesh__tls *tls); /* the peer ended it */

@@ -11,8 +11,10 @@
  *	Bidi          each message comes back
  *	Status        the request is a status number: that status, with the message "status N: \u00fc %"
  *	Deadline      the milliseconds that are left, as text
+ *	Peer          the SPIFFE ID of who calls
  *	Park          never answers; Cancelled then tells how many parked calls were cancelled
  */
+#include "mesh/identity.h"
 #include "mesh/options.h"
 #include "mesh/server.h"
 
@@ -82,6 +84,14 @@ static void deadline(mesh_request *request, void *user)
 
 	(void)user;
 	answer(request, text, (uint64_t)snprintf(text, sizeof(text), "%lld", (long long)mesh_request_remaining_ms(request)));
+}
+
+static void peer(mesh_request *request, void *user)
+{
+	const char *id = mesh_request_peer_id(request);
+
+	(void)user;
+	answer(request, id, strlen(id));
 }
 
 static void count_cancelled(mesh_request *request, void *user)
@@ -186,7 +196,7 @@ static int serve(void)
 		const char *path;
 		mesh_request_fn fn;
 	} handlers[] = { { "/interop.Test/Unary", unary }, { "/interop.Test/Status", status }, { "/interop.Test/Deadline", deadline },
-			 { "/interop.Test/Cancelled", count_cancelled } };
+			 { "/interop.Test/Cancelled", count_cancelled }, { "/interop.Test/Peer", peer } };
 	struct mesh_options opts = MESH_OPTIONS_INIT;
 	struct mesh_error err = MESH_ERROR_INIT;
 	mesh_server *server;
@@ -197,7 +207,7 @@ static int serve(void)
 	rc = mesh_open(&opts, &m, &err);
 	if (!rc)
 		rc = mesh_server_new(m, NULL, &server, &err);
-	for (size_t i = 0; !rc && i < 4; i++)
+	for (size_t i = 0; !rc && i < sizeof(handlers) / sizeof(*handlers); i++)
 		rc = mesh_server_handle(server, handlers[i].path, MESH_HANDLER_GRPC, handlers[i].fn, NULL, &err);
 	for (size_t i = 0; !rc && i < 4; i++)
 		rc = mesh_server_handle(server, stream_names[i], MESH_HANDLER_GRPC | MESH_HANDLER_STREAM, start_stream, &kinds[i], &err);

@@ -14,6 +14,7 @@
 
 #include <mbedtls/ecp.h>
 #include <mbedtls/psa_util.h>
+#include <mbedtls/ssl.h>
 #include <psa/crypto.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -367,6 +368,87 @@ static void a_hopeless_peer_is_turned_away_in_the_handshake(void **state)
 	shake_hands(&client, &server, 4096);
 	assert_string_equal(mesh__tls_reason(server.tls), "not_allowed");
 	assert_string_equal(mesh__tls_why(client.tls), "the peer refused our certificate: access denied");
+	end_pair(&client, &server);
+}
+
+/* mbedTLS as it comes, and without a certificate. What it says goes to `said`, what it hears is taken from `heard`. */
+struct stranger {
+	struct mesh__tls_output said;
+	const struct mesh__tls_output *heard;
+	size_t heard_at;
+};
+
+static int stranger_says(void *user, const unsigned char *data, size_t len)
+{
+	struct stranger *stranger = user;
+	uint8_t *bigger = realloc(stranger->said.data, stranger->said.len + len);
+
+	assert_non_null(bigger);
+	memcpy(bigger + stranger->said.len, data, len);
+	stranger->said.data = bigger;
+	stranger->said.len += len;
+	return (int)len;
+}
+
+static int stranger_hears(void *user, unsigned char *data, size_t len)
+{
+	struct stranger *stranger = user;
+	size_t left = stranger->heard->len - stranger->heard_at;
+
+	len = len < left ? len : left;
+	if (!len)
+		return MBEDTLS_ERR_SSL_WANT_READ;
+	memcpy(data, stranger->heard->data + stranger->heard_at, len);
+	stranger->heard_at += len;
+	return (int)len;
+}
+
+static void make_stranger(struct stranger *stranger, mbedtls_ssl_context *ssl, mbedtls_ssl_config *config)
+{
+	static const char *protocols[] = { "h2", NULL };
+
+	mbedtls_ssl_init(ssl);
+	mbedtls_ssl_config_init(config);
+	assert_int_equal(mbedtls_ssl_config_defaults(config, MBEDTLS_SSL_IS_CLIENT, MBEDTLS_SSL_TRANSPORT_STREAM, MBEDTLS_SSL_PRESET_DEFAULT), 0);
+	mbedtls_ssl_conf_min_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_3);
+	mbedtls_ssl_conf_rng(config, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE);
+	mbedtls_ssl_conf_authmode(config, MBEDTLS_SSL_VERIFY_NONE);
+	assert_int_equal(mbedtls_ssl_conf_alpn_protocols(config, protocols), 0);
+	assert_int_equal(mbedtls_ssl_setup(ssl, config), 0);
+	assert_int_equal(mbedtls_ssl_set_hostname(ssl, NULL), 0);
+	mbedtls_ssl_set_bio(ssl, stranger, stranger_says, stranger_hears, NULL);
+}
+
+static void who_shows_no_certificate_is_told_so_and_not_heard(void **state)
+{
+	struct end client, server;
+	struct stranger stranger = { 0 };
+	mbedtls_ssl_context ssl;
+	mbedtls_ssl_config config;
+	uint8_t plain[64];
+	size_t used;
+
+	(void)state;
+	make_pair(&client, &server, good_party(SHOP), good_party(USERS), USERS);
+	make_stranger(&stranger, &ssl, &config);
+	stranger.heard = &server.out;
+	assert_int_equal(mbedtls_ssl_handshake(&ssl), MBEDTLS_ERR_SSL_WANT_READ);
+	server.progress = mesh__tls_handshake_step(server.tls, stranger.said.data, stranger.said.len, &used, &server.out);
+	assert_int_equal(server.progress, MESH__TLS_MORE);
+	stranger.said.len = 0;
+	assert_int_equal(mbedtls_ssl_handshake(&ssl), 0); /* it believes that all is well, and goes on */
+	assert_int_equal(mbedtls_ssl_write(&ssl, (const unsigned char *)"hello", 5), 5);
+	server.progress = mesh__tls_handshake_step(server.tls, stranger.said.data, stranger.said.len, &used, &server.out);
+	assert_int_equal(server.progress, MESH__TLS_FAILED);
+	assert_string_equal(mesh__tls_reason(server.tls), "no_certificate");
+	assert_string_equal(mesh__tls_why(server.tls), "the peer is refused: it showed no certificate");
+	mesh__tls_feed(server.tls, stranger.said.data + used, stranger.said.len - used);
+	assert_int_equal(mesh__tls_decrypt(server.tls, plain, sizeof(plain)), MESH__TLS_BROKEN);
+	assert_int_equal(mbedtls_ssl_read(&ssl, plain, sizeof(plain)), MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE);
+	assert_int_equal(ssl.MBEDTLS_PRIVATE(in_msg)[1], MBEDTLS_SSL_ALERT_MSG_CERT_REQUIRED);
+	mbedtls_ssl_free(&ssl);
+	mbedtls_ssl_config_free(&config);
+	free(stranger.said.data);
 	end_pair(&client, &server);
 }
 
@@ -874,6 +956,7 @@ int main(void)
 		cmocka_unit_test(data_fills_records_and_comes_out_whole),
 		cmocka_unit_test(a_changed_record_breaks_the_session),
 		cmocka_unit_test(a_hopeless_peer_is_turned_away_in_the_handshake),
+		cmocka_unit_test(who_shows_no_certificate_is_told_so_and_not_heard),
 		cmocka_unit_test(garbage_is_no_handshake),
 		cmocka_unit_test_setup_teardown(big_bodies_go_both_ways, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(the_wrong_service_gets_no_request, begin_loop, end_loop),
