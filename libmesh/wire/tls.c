@@ -341,6 +341,10 @@ static void remember_error(struct mesh__tls *tls, int rc)
 	case MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION:
 		remember(tls, "protocol", "the peer does not speak TLS 1.3, and nothing older is spoken here");
 		return;
+	case MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE:
+		remember(tls, "protocol",
+			 "the peer offers nothing that is accepted here: TLS 1.3 with AES-GCM or ChaCha20, X25519 or P-256, ECDSA (P-256, P-384) or RSA-PSS");
+		return;
 	case MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY:
 		remember(tls, "alert", "the peer closed the TLS session during the handshake");
 		return;
@@ -396,9 +400,19 @@ static enum mesh__tls_progress finish(struct mesh__tls *tls)
 	return MESH__TLS_FAILED;
 }
 
+/* mbedTLS says nothing in some cases, as when there is no group in common. */
+static void tell_failure(struct mesh__tls *tls, int rc)
+{
+	if (!tls->is_alert && rc != MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
+		mbedtls_ssl_send_alert_message(&tls->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL,
+					       rc == MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE ? MBEDTLS_SSL_ALERT_MSG_HANDSHAKE_FAILURE :
+											 MBEDTLS_SSL_ALERT_MSG_DECODE_ERROR);
+}
+
 enum mesh__tls_progress mesh__tls_handshake_step(struct mesh__tls *tls, const void *in, size_t len, size_t *used, struct mesh__tls_output *out)
 {
 	enum mesh__tls_progress progress = MESH__TLS_FAILED;
+	size_t said = out->len;
 	int rc;
 
 	tls->in = in;
@@ -413,6 +427,8 @@ enum mesh__tls_progress mesh__tls_handshake_step(struct mesh__tls *tls, const vo
 		remember_alert(tls, ((const uint8_t *)in)[RECORD_HEADER_BYTES + 1]);
 	else
 		remember_error(tls, rc);
+	if (progress == MESH__TLS_FAILED && out->len == said)
+		tell_failure(tls, rc);
 	*used = len - tls->in_len;
 	tls->in = NULL;
 	tls->in_len = 0;
