@@ -5,7 +5,9 @@
  * Writing: end of turn -> nghttp2 serialises frame by frame into the scratch -> send. What the socket does not take is kept
  * (`unsent`), and nothing more is serialised until it has left: the bytes wait in the streams, where they are counted.
  * With TLS, ciphertext is received into the scratch and plain bytes come out in lp->sealed; what is sent goes the other way.
- * Ending: any step may call mesh__conn_close(); the flush then says what is left to say, and conn_end() takes all apart.
+ * Ending: any step may call mesh__conn_close(); the flush then says what is left to say, and end() takes all apart. A server that has
+ * told a peer why its handshake failed lingers a moment: a client sends its request right behind the handshake, and closing with
+ * bytes unread, or still on their way, makes a reset that overtakes what we said.
  */
 #include "wire/h2.h"
 
@@ -24,10 +26,12 @@
 enum {
 	READS_PER_TURN_MAX = 4, /* then the others get their turn */
 	OUTBOUND_FRAMES_MAX = 1000, /* of control: answers to a peer that does not read them */
-	PINGS_IN_SILENCE = 3
+	PINGS_IN_SILENCE = 3,
+	LINGER_BYTES_MAX = 256 * 1024 /* of a peer that was turned away */
 };
 
 #define TICK_NS MESH__NS_PER_SEC /* how often a connection looks at its timeouts: they are seconds to minutes */
+#define LINGER_NS MESH__NS_PER_SEC /* for a peer that was turned away to hear why */
 #define LONG_PING_NS (310 * MESH__NS_PER_SEC)
 
 static const struct {
@@ -272,6 +276,41 @@ static void pause_or_resume_reading(struct mesh__conn *conn)
 	want_events(conn);
 }
 
+/* --- lingering --- */
+
+/* false: no need to, or no more. */
+static bool linger(struct mesh__conn *conn)
+{
+	if (!conn->lingers || conn->is_broken || conn->unsent_len || !mesh__descriptors_is_ours(conn->fd))
+		return false;
+	if (conn->lingered_bytes)
+		return true;
+	conn->lingered_bytes = 1;
+	mesh__secure_shrink(conn->secure);
+	mesh__socket_end_output(conn->fd);
+	mesh__timer_set(conn->lp, &conn->tick, conn->lp->now_ns + LINGER_NS);
+	want_events(conn);
+	return true;
+}
+
+static void stop_lingering(struct mesh__conn *conn)
+{
+	conn->lingers = false;
+	mesh__loop_flush_later(conn->lp, &conn->flush);
+}
+
+static void read_lingering(struct mesh__conn *conn)
+{
+	ssize_t n = mesh__socket_recv(conn->fd, conn->lp->scratch, MESH__LOOP_BUFFER_BYTES);
+
+	if (n > 0)
+		conn->lingered_bytes += (size_t)n;
+	if ((n <= 0 && n != -EAGAIN) || conn->lingered_bytes > LINGER_BYTES_MAX)
+		stop_lingering(conn);
+}
+
+/* --- the end of a turn --- */
+
 static void on_flush(struct mesh__flush *flush, struct mesh__loop *lp)
 {
 	struct mesh__conn *conn = MESH__CONTAINER(flush, struct mesh__conn, flush);
@@ -285,7 +324,8 @@ static void on_flush(struct mesh__flush *flush, struct mesh__loop *lp)
 	if (conn->fd >= 0 && !conn->unsent_len && conn->session && !conn->is_broken)
 		serialise(conn);
 	if (conn->state == MESH__CONN_CLOSING) {
-		end(conn);
+		if (!linger(conn))
+			end(conn);
 		return;
 	}
 	pause_or_resume_reading(conn);
@@ -496,6 +536,7 @@ static void handshake_failed(struct mesh__conn *conn)
 
 	if (secure->code == MESH_E_IDENTITY)
 		mesh__log_write(conn->lp->log, MESH_LOG_ERROR, "no TLS handshake: %s", secure->why);
+	conn->lingers = conn->is_server && secure->out.len;
 	mesh__conn_close(conn, secure->code, secure->reason, secure->why);
 }
 
@@ -541,6 +582,8 @@ void mesh__h2_handshake_stepped(struct mesh__conn *conn)
 
 	if (conn->state != MESH__CONN_HANDSHAKING)
 		return;
+	if (secure->progress == MESH__TLS_FAILED) /* first: that it cannot be told any more is not why */
+		mesh__conn_remember(conn, secure->code, secure->reason, secure->why);
 	if (secure->out.len && !write_out(conn, secure->out.data, secure->out.len))
 		return;
 	if (secure->progress == MESH__TLS_FAILED) {
@@ -565,6 +608,7 @@ static void turn_away_plaintext(struct mesh__conn *conn, const uint8_t *data, si
 		mesh__socket_send(conn->fd, answer, sizeof(answer) - 1);
 	else
 		mesh__socket_send(conn->fd, alert, sizeof(alert));
+	conn->lingers = conn->is_server;
 	mesh__conn_close(conn, MESH_E_HANDSHAKE, "plaintext", what);
 }
 
@@ -615,6 +659,8 @@ static void on_ready(struct mesh__watch *watch, struct mesh__loop *lp, int what)
 	}
 	if (what & MESH__WATCH_WRITE && conn->unsent_len)
 		write_unsent(conn);
+	if (conn->state == MESH__CONN_CLOSING && conn->lingers)
+		read_lingering(conn);
 	if (!(what & MESH__WATCH_READ) || conn->state >= MESH__CONN_CLOSING)
 		return;
 	if (conn->state != MESH__CONN_HANDSHAKING)
@@ -728,6 +774,10 @@ static void on_tick(struct mesh__timer *timer, struct mesh__loop *lp)
 	}
 	if (conn->state == MESH__CONN_HANDSHAKING) {
 		handshake_timed_out(conn);
+		return;
+	}
+	if (conn->state == MESH__CONN_CLOSING && conn->lingers) {
+		stop_lingering(conn);
 		return;
 	}
 	reason = overdue(conn, now_ns, &text);

@@ -118,6 +118,8 @@ struct mesh__conn {
 	bool is_server, got_settings, reading_paused, said_last_goaway;
 	bool is_broken; /* the socket failed, or the peer would not understand: nothing more is written */
 	bool has_input; /* server: the peer has said something */
+	bool lingers;   /* server: it turned the peer away, and gives it time to hear why */
+	size_t lingered_bytes; /* 0: it has not begun to; else one more than were read and dropped */
 	int fd;
 	struct mesh__watch watch;
 	struct mesh__flush flush;

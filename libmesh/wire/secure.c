@@ -11,10 +11,8 @@ enum { RECORD_HEADER_BYTES = 5, RETIRE_WITHIN_S = 30 };
 
 static void free_secure(struct mesh__secure *secure)
 {
-	mesh__tls_free(secure->tls);
+	mesh__secure_shrink(secure);
 	mesh__discovered_id_unref(secure->discovered);
-	mesh__memory_free(secure->in);
-	mesh__memory_free(secure->out.data);
 	mesh__memory_free(secure);
 }
 
@@ -156,6 +154,17 @@ void mesh__secure_release(struct mesh__secure *secure)
 	secure->conn = NULL;
 	if (!secure->is_busy)
 		free_secure(secure);
+}
+
+void mesh__secure_shrink(struct mesh__secure *secure)
+{
+	mesh__tls_free(secure->tls);
+	mesh__memory_free(secure->in);
+	mesh__memory_free(secure->out.data);
+	secure->tls = NULL;
+	secure->in = NULL;
+	secure->in_len = secure->in_capacity = 0;
+	secure->out = (struct mesh__tls_output){ 0 };
 }
 
 int mesh__secure_add(struct mesh__secure *secure, const uint8_t *data, size_t len)

@@ -58,6 +58,7 @@ struct mesh__secure {
 /* All on_loop. MESH_E_NOMEM. */
 int mesh__secure_new(struct mesh__conn *conn, const struct mesh__secure_options *opts, bool is_server, struct mesh__secure **out);
 void mesh__secure_release(struct mesh__secure *secure); /* the connection has ended; NULL is fine */
+void mesh__secure_shrink(struct mesh__secure *secure); /* the handshake failed, and the connection stays a moment: frees what only it needed */
 
 int mesh__secure_add(struct mesh__secure *secure, const uint8_t *data, size_t len); /* not while busy; MESH_E_NOMEM */
 bool mesh__secure_has_record(const struct mesh__secure *secure); /* something whole to go on with */

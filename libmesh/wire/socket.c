@@ -140,6 +140,11 @@ ssize_t mesh__socket_recv(int fd, void *data, size_t len)
 	return n < 0 ? -errno : n;
 }
 
+void mesh__socket_end_output(int fd)
+{
+	shutdown(fd, SHUT_WR);
+}
+
 void mesh__socket_reset_on_close(int fd)
 {
 	const struct linger at_once = { .l_onoff = 1 };

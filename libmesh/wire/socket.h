@@ -17,6 +17,7 @@ void mesh__socket_name(int fd, struct mesh__address *address);             /* it
 int mesh__socket_result(int fd);                                           /* errno of the finished connect, 0 if it worked */
 ssize_t mesh__socket_send(int fd, const void *data, size_t len);           /* bytes, or -errno */
 ssize_t mesh__socket_recv(int fd, void *data, size_t len);                 /* bytes, 0 at the end, or -errno */
+void mesh__socket_end_output(int fd);                                      /* nothing more will be sent; receiving goes on */
 void mesh__socket_reset_on_close(int fd);                                  /* what the peer has not taken is dropped, not kept for minutes */
 
 #endif

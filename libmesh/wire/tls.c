@@ -403,10 +403,10 @@ static enum mesh__tls_progress finish(struct mesh__tls *tls)
 /* mbedTLS says nothing in some cases, as when there is no group in common. */
 static void tell_failure(struct mesh__tls *tls, int rc)
 {
-	if (!tls->is_alert && rc != MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
-		mbedtls_ssl_send_alert_message(&tls->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL,
-					       rc == MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE ? MBEDTLS_SSL_ALERT_MSG_HANDSHAKE_FAILURE :
-											 MBEDTLS_SSL_ALERT_MSG_DECODE_ERROR);
+	uint8_t alert = rc == MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE ? MBEDTLS_SSL_ALERT_MSG_HANDSHAKE_FAILURE : MBEDTLS_SSL_ALERT_MSG_DECODE_ERROR;
+
+	if (rc != MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
+		mbedtls_ssl_send_alert_message(&tls->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert);
 }
 
 enum mesh__tls_progress mesh__tls_handshake_step(struct mesh__tls *tls, const void *in, size_t len, size_t *used, struct mesh__tls_output *out)
@@ -427,7 +427,9 @@ enum mesh__tls_progress mesh__tls_handshake_step(struct mesh__tls *tls, const vo
 		remember_alert(tls, ((const uint8_t *)in)[RECORD_HEADER_BYTES + 1]);
 	else
 		remember_error(tls, rc);
-	if (progress == MESH__TLS_FAILED && out->len == said)
+	if (progress == MESH__TLS_FAILED && tls->is_alert)
+		out->len = said; /* who has ended it does not listen */
+	else if (progress == MESH__TLS_FAILED && out->len == said)
 		tell_failure(tls, rc);
 	*used = len - tls->in_len;
 	tls->in = NULL;
