@@ -132,15 +132,31 @@ void mesh__conn_abort(struct mesh__conn *conn, int32_t code, const char *reason,
 	end(conn);
 }
 
+/* What an end says about the handshake, for an end that says nothing itself. */
+static const char *handshake_part(const struct mesh__conn *conn)
+{
+	const struct mesh__secure *secure = conn->secure;
+
+	if (!secure || secure->is_confirmed)
+		return "";
+	if (conn->state != MESH__CONN_HANDSHAKING || (conn->is_server && !secure->is_busy && secure->tls))
+		return " when it had our certificate, and does not say why: perhaps it does not accept it";
+	return " during the TLS handshake";
+}
+
+static void close_as_lost(struct mesh__conn *conn, const char *what)
+{
+	const char *part = handshake_part(conn);
+	char text[sizeof(conn->close_text)];
+
+	snprintf(text, sizeof(text), "%s%s", what, part);
+	mesh__conn_close(conn, *part ? MESH_E_HANDSHAKE : MESH_E_LOST, "lost", text);
+}
+
 static void close_with_errno(struct mesh__conn *conn, int number)
 {
-	char text[sizeof(conn->close_text)];
-	bool is_handshake = conn->state == MESH__CONN_HANDSHAKING;
-
-	snprintf(text, sizeof(text), "%s%s", strerrordesc_np(number) ? strerrordesc_np(number) : "unknown error",
-		 is_handshake ? " during the TLS handshake" : "");
 	conn->is_broken = true;
-	mesh__conn_close(conn, is_handshake ? MESH_E_HANDSHAKE : MESH_E_LOST, "lost", text);
+	close_as_lost(conn, strerrordesc_np(number) ? strerrordesc_np(number) : "unknown error");
 }
 
 /* --- writing --- */
@@ -389,7 +405,7 @@ static void tls_ended(struct mesh__conn *conn, ssize_t how)
 	struct mesh__secure *secure = conn->secure;
 
 	if (how == MESH__TLS_END) {
-		mesh__conn_close(conn, MESH_E_LOST, "lost", "the peer closed the connection");
+		close_as_lost(conn, "the peer closed the connection");
 	} else if (how == MESH__TLS_DEAF) {
 		mesh__h2_say_last_goaway(conn);
 		mesh__conn_close(conn, MESH_E_LOST, mesh__tls_reason(secure->tls), mesh__tls_why(secure->tls));
@@ -434,10 +450,8 @@ static size_t receive(struct mesh__conn *conn)
 
 	if (n > 0)
 		return (size_t)n;
-	if (n == 0 && conn->state == MESH__CONN_HANDSHAKING)
-		mesh__conn_close(conn, MESH_E_HANDSHAKE, "lost", "the peer closed the connection during the TLS handshake");
-	else if (n == 0)
-		mesh__conn_close(conn, MESH_E_LOST, "lost", "the peer closed the connection");
+	if (n == 0)
+		close_as_lost(conn, "the peer closed the connection");
 	else if (n != -EAGAIN)
 		close_with_errno(conn, (int)-n);
 	return 0;
