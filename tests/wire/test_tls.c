@@ -403,7 +403,8 @@ static int stranger_hears(void *user, unsigned char *data, size_t len)
 	return (int)len;
 }
 
-static void make_stranger(struct stranger *stranger, mbedtls_ssl_context *ssl, mbedtls_ssl_config *config)
+/* `groups` NULL: mbedTLS's own choice. */
+static void make_stranger(struct stranger *stranger, mbedtls_ssl_context *ssl, mbedtls_ssl_config *config, const uint16_t *groups)
 {
 	static const char *protocols[] = { "h2", NULL };
 
@@ -413,6 +414,8 @@ static void make_stranger(struct stranger *stranger, mbedtls_ssl_context *ssl, m
 	mbedtls_ssl_conf_min_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_3);
 	mbedtls_ssl_conf_rng(config, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE);
 	mbedtls_ssl_conf_authmode(config, MBEDTLS_SSL_VERIFY_NONE);
+	if (groups)
+		mbedtls_ssl_conf_groups(config, groups);
 	assert_int_equal(mbedtls_ssl_conf_alpn_protocols(config, protocols), 0);
 	assert_int_equal(mbedtls_ssl_setup(ssl, config), 0);
 	assert_int_equal(mbedtls_ssl_set_hostname(ssl, NULL), 0);
@@ -430,7 +433,7 @@ static void who_shows_no_certificate_is_told_so_and_not_heard(void **state)
 
 	(void)state;
 	make_pair(&client, &server, good_party(SHOP), good_party(USERS), USERS);
-	make_stranger(&stranger, &ssl, &config);
+	make_stranger(&stranger, &ssl, &config, NULL);
 	stranger.heard = &server.out;
 	assert_int_equal(mbedtls_ssl_handshake(&ssl), MBEDTLS_ERR_SSL_WANT_READ);
 	server.progress = mesh__tls_handshake_step(server.tls, stranger.said.data, stranger.said.len, &used, &server.out);
@@ -449,6 +452,52 @@ static void who_shows_no_certificate_is_told_so_and_not_heard(void **state)
 	mbedtls_ssl_free(&ssl);
 	mbedtls_ssl_config_free(&config);
 	free(stranger.said.data);
+	end_pair(&client, &server);
+}
+
+static void who_has_nothing_in_common_with_us_is_told_so(void **state)
+{
+	static const uint16_t groups[] = { MBEDTLS_SSL_IANA_TLS_GROUP_SECP521R1, MBEDTLS_SSL_IANA_TLS_GROUP_NONE };
+	static const uint8_t alert[] = { 21, 3, 3, 0, 2, 2, MBEDTLS_SSL_ALERT_MSG_HANDSHAKE_FAILURE };
+	struct end client, server;
+	struct stranger stranger = { 0 };
+	mbedtls_ssl_context ssl;
+	mbedtls_ssl_config config;
+	size_t used;
+
+	(void)state;
+	make_pair(&client, &server, good_party(SHOP), good_party(USERS), USERS);
+	make_stranger(&stranger, &ssl, &config, groups);
+	stranger.heard = &server.out;
+	assert_int_equal(mbedtls_ssl_handshake(&ssl), MBEDTLS_ERR_SSL_WANT_READ);
+	server.progress = mesh__tls_handshake_step(server.tls, stranger.said.data, stranger.said.len, &used, &server.out);
+	assert_int_equal(server.progress, MESH__TLS_FAILED);
+	assert_string_equal(mesh__tls_reason(server.tls), "protocol");
+	assert_non_null(strstr(mesh__tls_why(server.tls), "the peer offers nothing that is accepted here"));
+	assert_int_equal(server.out.len, sizeof(alert));
+	assert_memory_equal(server.out.data, alert, sizeof(alert));
+	mbedtls_ssl_free(&ssl);
+	mbedtls_ssl_config_free(&config);
+	free(stranger.said.data);
+	end_pair(&client, &server);
+}
+
+/* OpenSSL refuses a server in the clear, since it has no keys of its own yet. */
+static void an_alert_in_the_clear_is_understood_and_not_answered(void **state)
+{
+	struct end client, server;
+	size_t used;
+
+	(void)state;
+	make_pair(&client, &server, good_party(SHOP), good_party(USERS), USERS);
+	client.progress = mesh__tls_handshake_step(client.tls, NULL, 0, &used, &client.out);
+	server.progress = mesh__tls_handshake_step(server.tls, client.out.data, client.out.len, &used, &server.out);
+	assert_int_equal(server.progress, MESH__TLS_MORE);
+	server.out.len = 0;
+	server.progress = mesh__tls_handshake_step(server.tls, "\x15\x03\x03\x00\x02\x02\x30", 7, &used, &server.out);
+	assert_int_equal(server.progress, MESH__TLS_FAILED);
+	assert_string_equal(mesh__tls_why(server.tls), "the peer refused our certificate: it does not trust who signed it (unknown authority)");
+	assert_int_equal(server.out.len, 0);
 	end_pair(&client, &server);
 }
 
@@ -902,6 +951,31 @@ static void odd_peers_end_in_a_reason(void **state)
 	server_hears("", 0, true, "handshake_timeout");
 }
 
+/* As a client does that sends its request right behind the handshake: no reset may take from it what it is told. */
+static void a_peer_that_is_turned_away_may_talk_on(void **state)
+{
+	static uint8_t more[4096], said[256];
+	struct party server = { 0 };
+	struct sockaddr_storage sa;
+	struct mesh__address address;
+	int listener = listen_here(&address), fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	(void)state;
+	assert_int_equal(connect(fd, (struct sockaddr *)&sa, mesh__address_to_sockaddr(&address, &sa, sizeof(sa))), 0);
+	start_server(&server, listener);
+	assert_int_equal(send(fd, "\x16\x03\x01\x00\x04z\0\0\0", 9, MSG_NOSIGNAL), 9);
+	assert_int_equal(recv(fd, said, sizeof(said), 0), 7);
+	assert_int_equal(said[0], 21);
+	assert_int_equal(recv(fd, said, sizeof(said), 0), 0);
+	for (int i = 0; i < 8; i++)
+		assert_int_equal(send(fd, more, sizeof(more), MSG_NOSIGNAL), sizeof(more));
+	assert_int_equal(recv(fd, said, sizeof(said), 0), 0);
+	close(fd);
+	mesh__wait_until(&server.closed, UINT64_MAX);
+	assert_string_equal(server.reason, "protocol");
+	mesh__descriptors_close(listener);
+}
+
 static void a_full_queue_turns_away(void **state)
 {
 	struct party client = { 0 }, server = { 0 };
@@ -957,6 +1031,8 @@ int main(void)
 		cmocka_unit_test(a_changed_record_breaks_the_session),
 		cmocka_unit_test(a_hopeless_peer_is_turned_away_in_the_handshake),
 		cmocka_unit_test(who_shows_no_certificate_is_told_so_and_not_heard),
+		cmocka_unit_test(who_has_nothing_in_common_with_us_is_told_so),
+		cmocka_unit_test(an_alert_in_the_clear_is_understood_and_not_answered),
 		cmocka_unit_test(garbage_is_no_handshake),
 		cmocka_unit_test_setup_teardown(big_bodies_go_both_ways, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(the_wrong_service_gets_no_request, begin_loop, end_loop),
@@ -964,6 +1040,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(without_an_identity_nothing_is_opened, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(plain_text_and_tls_tell_each_other_apart, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(odd_peers_end_in_a_reason, begin_loop, end_loop),
+		cmocka_unit_test_setup_teardown(a_peer_that_is_turned_away_may_talk_on, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(a_full_queue_turns_away, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(connections_make_way_or_end_when_credentials_change, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(a_connection_may_end_while_its_job_runs, begin_loop, end_loop),
