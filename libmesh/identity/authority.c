@@ -8,6 +8,7 @@
 #include "base/descriptors.h"
 #include "base/fault.h"
 #include "base/memory.h"
+#include "identity/crypto.h"
 #include "identity/private_files.h"
 #include "identity/signer.h"
 
@@ -17,7 +18,6 @@
 #include <mbedtls/platform_util.h>
 #include <pthread.h>
 #include <pwd.h>
-#include <psa/crypto.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -290,8 +290,9 @@ int mesh__authority_open(const char *dir, const char *domain, bool create, struc
 		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "an authority is made for a trust domain: name it");
 	if (strlen(dir) >= MESH__PRIVATE_PATH_MAX)
 		return mesh__fault(err, MESH_E_INVALID, MESH_STAGE_NONE, "the path of the authority's directory has more than %d bytes", MESH__PRIVATE_PATH_MAX - 1);
-	if (psa_crypto_init() != PSA_SUCCESS)
-		return mesh__fault(err, MESH_E_SYSTEM, MESH_STAGE_NONE, "mbedTLS cannot start: the system gives no random numbers");
+	rc = mesh__crypto_start(err);
+	if (rc)
+		return rc;
 	authority = new_authority(dir);
 	if (!authority)
 		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory while opening %s", dir);

@@ -1,6 +1,7 @@
 #include "identity/credentials.h"
 
 #include "base/clock.h"
+#include "base/fork_gate.h"
 #include "base/memory.h"
 #include "mesh/error.h"
 
@@ -185,7 +186,9 @@ int mesh__credentials_add_svid(struct mesh__credentials *credentials, bool der, 
 	mbedtls_x509_crt_init(&svid->chain);
 	mbedtls_pk_init(&svid->key);
 	snprintf(svid->hint, sizeof(svid->hint), "%s", hint ? hint : "");
+	mesh__fork_gate_enter();
 	rc = fill(credentials, svid, &in);
+	mesh__fork_gate_leave();
 	if (rc)
 		free_svid(svid);
 	else

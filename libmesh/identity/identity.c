@@ -5,12 +5,12 @@
 #include "base/fault.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "identity/crypto.h"
 #include "identity/identity_check.h"
 #include "identity/rotation.h"
 #include "identity/source.h"
 
 #include <inttypes.h>
-#include <psa/crypto.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -571,8 +571,9 @@ static int open_source(struct mesh__identity *identity, struct mesh_error *err)
 	source->ops = find_source(source->uri, &rest);
 	if (!source->ops)
 		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option identity: \"%.64s\" names no source", source->uri);
-	if (psa_crypto_init() != PSA_SUCCESS)
-		return mesh__fault(err, MESH_E_SYSTEM, MESH_STAGE_NONE, "mbedTLS cannot start: it finds no source of random numbers");
+	rc = mesh__crypto_start(err);
+	if (rc)
+		return rc;
 	rc = source->ops->open(source, rest, err);
 	if (rc)
 		source->ops = NULL; /* it left nothing to close */

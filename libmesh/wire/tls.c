@@ -9,6 +9,7 @@
 #define MBEDTLS_ALLOW_PRIVATE_ACCESS /* the description of a received alert has no getter in 3.6 */
 #include "wire/tls.h"
 
+#include "base/fork_gate.h"
 #include "base/memory.h"
 #include "base/text.h"
 #include "mesh/error.h"
@@ -248,6 +249,7 @@ static int configure(struct mesh__tls *tls, bool is_server)
 int mesh__tls_new(const struct mesh__tls_options *opts, struct mesh__tls **out)
 {
 	struct mesh__tls *tls = mesh__memory_zalloc(sizeof(*tls));
+	bool is_made;
 
 	if (!tls)
 		return MESH_E_NOMEM;
@@ -261,9 +263,12 @@ int mesh__tls_new(const struct mesh__tls_options *opts, struct mesh__tls **out)
 	if (opts->expected)
 		tls->expected = *opts->expected;
 	tls->expected_from = opts->expected_from;
+	mesh__fork_gate_enter();
 	/* Without a name on purpose: the ID is what counts, and verify() knows it. */
-	if (configure(tls, opts->is_server) || mbedtls_ssl_setup(&tls->ssl, &tls->config) ||
-	    (!opts->is_server && mbedtls_ssl_set_hostname(&tls->ssl, NULL))) {
+	is_made = !configure(tls, opts->is_server) && !mbedtls_ssl_setup(&tls->ssl, &tls->config) &&
+		  (opts->is_server || !mbedtls_ssl_set_hostname(&tls->ssl, NULL));
+	mesh__fork_gate_leave();
+	if (!is_made) {
 		mesh__tls_free(tls);
 		return MESH_E_NOMEM;
 	}
@@ -276,8 +281,10 @@ void mesh__tls_free(struct mesh__tls *tls)
 {
 	if (!tls)
 		return;
+	mesh__fork_gate_enter();
 	mbedtls_ssl_free(&tls->ssl);
 	mbedtls_ssl_config_free(&tls->config);
+	mesh__fork_gate_leave();
 	mesh__credentials_unref(tls->credentials);
 	mesh__memory_free(tls);
 }
@@ -418,7 +425,9 @@ enum mesh__tls_progress mesh__tls_handshake_step(struct mesh__tls *tls, const vo
 	tls->in = in;
 	tls->in_len = len;
 	tls->growing = out;
+	mesh__fork_gate_enter();
 	rc = mbedtls_ssl_handshake(&tls->ssl);
+	mesh__fork_gate_leave();
 	if (rc == MBEDTLS_ERR_SSL_WANT_READ)
 		progress = MESH__TLS_MORE;
 	else if (rc == 0)

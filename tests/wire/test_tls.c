@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/descriptors.h"
+#include "base/fork_gate.h"
 #include "base/memory.h"
 #include "base/wait.h"
 
@@ -16,6 +17,7 @@
 #include <mbedtls/psa_util.h>
 #include <mbedtls/ssl.h>
 #include <psa/crypto.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -23,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -230,6 +233,80 @@ static void both_sides_verify_each_other(void **state)
 		end_pair(&client, &server);
 	}
 }
+
+/* Sanitizers have locks of their own, which do not survive a fork of several threads. */
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define CANNOT_FORK 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define CANNOT_FORK 1
+#endif
+#endif
+
+#ifndef CANNOT_FORK
+
+static atomic_bool is_inside, is_past;
+
+/* In the middle of a handshake, where a fork is to come. */
+static bool linger(void *user, const struct mesh__spiffe_id *peer, const struct mesh__credentials *servers)
+{
+	(void)user;
+	(void)peer;
+	(void)servers;
+	atomic_store(&is_inside, true);
+	usleep(100000);
+	atomic_store(&is_past, true);
+	return false;
+}
+
+static bool can_shake_hands(bool (*is_hopeless)(void *, const struct mesh__spiffe_id *, const struct mesh__credentials *))
+{
+	struct mesh__credentials *servers = good_party(USERS);
+	struct mesh__tls_options opts = { .credentials = servers, .svid = servers->svids[0], .is_server = true, .is_hopeless = is_hopeless };
+	struct end client, server;
+	bool is_done;
+
+	make_pair(&client, &server, good_party(SHOP), mesh__credentials_ref(servers), USERS);
+	mesh__tls_free(server.tls);
+	assert_int_equal(mesh__tls_new(&opts, &server.tls), 0);
+	mesh__credentials_unref(servers);
+	shake_hands(&client, &server, 4096);
+	is_done = client.progress == MESH__TLS_DONE && server.progress == MESH__TLS_DONE;
+	end_pair(&client, &server);
+	return is_done;
+}
+
+static void *shake_hands_slowly(void *user)
+{
+	*(bool *)user = can_shake_hands(linger);
+	return NULL;
+}
+
+/* mbedTLS has locks of its own: a child that was born while another thread held one would wait for it for ever. */
+static void a_fork_waits_for_handshakes_and_its_child_makes_its_own(void **state)
+{
+	bool is_done = false;
+	pthread_t thread;
+	int status;
+	pid_t pid;
+
+	(void)state;
+	assert_int_equal(mesh__fork_gate_watch(), 0);
+	assert_int_equal(pthread_create(&thread, NULL, shake_hands_slowly, &is_done), 0);
+	while (!atomic_load(&is_inside))
+		usleep(1000);
+	pid = fork();
+	if (pid == 0) {
+		alarm(20);
+		_exit(!atomic_load(&is_past) ? 1 : !can_shake_hands(NULL) ? 2 : 0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	pthread_join(thread, NULL);
+	assert_true(is_done);
+	assert_true(can_shake_hands(NULL));
+}
+#endif
 
 static void a_valid_certificate_of_another_service_cannot_pose(void **state)
 {
@@ -1024,6 +1101,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(both_sides_verify_each_other),
+#ifndef CANNOT_FORK
+		cmocka_unit_test(a_fork_waits_for_handshakes_and_its_child_makes_its_own),
+#endif
 		cmocka_unit_test(a_valid_certificate_of_another_service_cannot_pose),
 		cmocka_unit_test(bad_clients_are_refused_and_hear_why),
 		cmocka_unit_test(bad_servers_are_refused),
