@@ -49,6 +49,7 @@ struct mesh_ca_issue_options {
  * thread   any that may call getenv(); blocks on files
  * errors   MESH_E_NOT_FOUND     there is no authority
  *          MESH_E_INVALID       a wrong ID, DNS name or lifetime, or an ID of another trust domain
+ *          MESH_E_STATE         out_dir holds an authority: none is ever overwritten
  *          MESH_E_VERSION, and as mesh_ca_init()
  * since    0.1
  */

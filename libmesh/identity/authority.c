@@ -14,6 +14,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <mbedtls/entropy.h>
 #include <mbedtls/platform_util.h>
 #include <pthread.h>
@@ -516,6 +517,15 @@ static int write_pem(int dir_fd, const char *dir, const char *name, unsigned mod
 	return rc;
 }
 
+/* Its ca.crt would become ours, and its key that of nobody. */
+static int spare_authority(int dir_fd, const char *dir, struct mesh_error *err)
+{
+	if (faccessat(dir_fd, "ca.key", F_OK, AT_SYMLINK_NOFOLLOW))
+		return 0;
+	return mesh__fault(err, MESH_E_STATE, MESH_STAGE_NONE, "%s holds an authority (ca.key), which stays as it is: name another directory for the certificate",
+			   dir);
+}
+
 int mesh__authority_issue_files(struct mesh__authority *authority, const struct mesh__spiffe_id *id, const char *const *dns, uint32_t dns_count,
 				int64_t lifetime_s, const char *out_dir, struct mesh_error *err)
 {
@@ -525,7 +535,9 @@ int mesh__authority_issue_files(struct mesh__authority *authority, const struct 
 	if (rc)
 		return rc;
 	dir_fd = mesh__private_files_open_dir(out_dir, true, true, err);
-	rc = dir_fd < 0 ? dir_fd : mesh__private_files_write(dir_fd, out_dir, "ca.crt", 0644, authority->pem, authority->pem_len, err);
+	rc = dir_fd < 0 ? dir_fd : spare_authority(dir_fd, out_dir, err);
+	if (!rc)
+		rc = mesh__private_files_write(dir_fd, out_dir, "ca.crt", 0644, authority->pem, authority->pem_len, err);
 	if (!rc)
 		rc = write_pem(dir_fd, out_dir, "tls.key", 0600, "PRIVATE KEY", issued.key, issued.key_len, err);
 	if (!rc)

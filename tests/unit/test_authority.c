@@ -349,6 +349,25 @@ static void public_functions_make_issue_and_show(void **state)
 	assert_int_equal(mesh_ca_issue(ca_dir, &opts, &err), MESH_E_INVALID);
 }
 
+static void issuing_into_an_authority_leaves_it_as_it_is(void **state)
+{
+	struct mesh_ca_issue_options opts = MESH_CA_ISSUE_OPTIONS_INIT;
+	struct mesh_ca_info info = MESH_CA_INFO_INIT;
+	struct mesh_error err = MESH_ERROR_INIT;
+	char other[96];
+
+	(void)state;
+	snprintf(other, sizeof(other), "%s/other", test_dir);
+	assert_int_equal(mesh_ca_init(ca_dir, "prod.example", &err), 0);
+	assert_int_equal(mesh_ca_init(other, "staging.example", &err), 0);
+	opts.id = "users";
+	opts.out_dir = other;
+	assert_int_equal(mesh_ca_issue(ca_dir, &opts, &err), MESH_E_STATE);
+	assert_non_null(strstr(err.message, "name another directory"));
+	assert_int_equal(mesh_ca_show(other, &info, &err), 0);
+	assert_string_equal(info.domain, "staging.example");
+}
+
 static void out_of_memory_is_an_ordinary_error(void **state)
 {
 	struct mesh__authority *authority = NULL;
@@ -392,6 +411,7 @@ int main(void)
 		TEST(dns_names_are_told_from_others),
 		TEST(out_of_memory_is_an_ordinary_error),
 		TEST(public_functions_make_issue_and_show),
+		TEST(issuing_into_an_authority_leaves_it_as_it_is),
 #undef TEST
 	};
 
