@@ -56,11 +56,13 @@ static int64_t now_s(void)
 static int parse_certificate(struct mesh__authority *authority, struct mesh__certificate_facts *facts, struct mesh_error *err)
 {
 	char why[WHY_MAX] = "";
-	int rc = mbedtls_x509_crt_parse(&authority->crt, (const unsigned char *)authority->pem, authority->pem_len + 1);
+	uint32_t count = 0;
+	int rc = mesh__certificate_parse_all(&authority->crt, false, authority->pem, authority->pem_len, MESH__BUNDLE_CERTIFICATES_MAX, &count, why,
+					     sizeof(why));
 
-	if (rc == MBEDTLS_ERR_X509_ALLOC_FAILED)
+	if (rc == MESH_E_NOMEM)
 		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory while reading %s/ca.crt", authority->dir);
-	if (rc)
+	if (rc || !count)
 		return mesh__fault(err, MESH_E_CORRUPT, MESH_STAGE_NONE,
 				   "%s/ca.crt is not a certificate in PEM: put the right one back, or move ca.crt and ca.key away for a new authority", authority->dir);
 	if (mesh__certificate_check_ca(&authority->crt, NULL, why, sizeof(why)))
@@ -94,7 +96,7 @@ static int parse_key(struct mesh__authority *authority, const char *text, size_t
 	mbedtls_pk_context *key = &authority->shared.key;
 	int rc = mbedtls_pk_parse_key(key, (const unsigned char *)text, len + 1, NULL, 0, mbedtls_ctr_drbg_random, &authority->shared.rng);
 
-	if (rc == MBEDTLS_ERR_PK_ALLOC_FAILED)
+	if (mesh__certificate_is_out_of_memory(rc))
 		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory while reading %s/ca.key", authority->dir);
 	if (rc)
 		return mesh__fault(err, MESH_E_CORRUPT, MESH_STAGE_NONE,
@@ -117,6 +119,16 @@ static int read_key(struct mesh__authority *authority, int dir_fd, struct mesh_e
 	return rc;
 }
 
+static int check_pair(struct mesh__authority *authority, struct mesh_error *err)
+{
+	int rc = mbedtls_pk_check_pair(&authority->crt.pk, &authority->shared.key, mbedtls_ctr_drbg_random, &authority->shared.rng);
+
+	if (mesh__certificate_is_out_of_memory(rc)) /* nobody shall replace an authority because of that */
+		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "out of memory while checking %s/ca.key", authority->dir);
+	return rc ? mesh__fault(err, MESH_E_CORRUPT, MESH_STAGE_NONE,
+				"%s/ca.key is not the key of ca.crt: put the right one back, or move both away for a new authority", authority->dir) : 0;
+}
+
 /* MESH_E_NOT_FOUND: there is no authority here. */
 static int load(struct mesh__authority *authority, int dir_fd, struct mesh_error *err)
 {
@@ -131,9 +143,8 @@ static int load(struct mesh__authority *authority, int dir_fd, struct mesh_error
 	if (rc == MESH_E_NOT_FOUND)
 		return mesh__fault(err, MESH_E_CORRUPT, MESH_STAGE_NONE,
 				   "%s has ca.crt but no ca.key: put the key back, or move ca.crt away for a new authority", authority->dir);
-	if (!rc && mbedtls_pk_check_pair(&authority->crt.pk, &authority->shared.key, mbedtls_ctr_drbg_random, &authority->shared.rng))
-		return mesh__fault(err, MESH_E_CORRUPT, MESH_STAGE_NONE,
-				   "%s/ca.key is not the key of ca.crt: put the right one back, or move both away for a new authority", authority->dir);
+	if (!rc)
+		rc = check_pair(authority, err);
 	return rc ? rc : check_validity(authority, &facts, err);
 }
 

@@ -47,6 +47,8 @@ enum mesh__refusal mesh__certificate_parse(mbedtls_x509_crt *list, const uint8_t
 int mesh__certificate_parse_all(mbedtls_x509_crt *list, bool der, const void *data, size_t len, uint32_t max, uint32_t *count, char *why,
 				size_t capacity);
 
+bool mesh__certificate_is_out_of_memory(int rc); /* is that what an error of mbedTLS means? Below others it is added to them. */
+
 struct mesh__certificate_facts {
 	struct mesh__spiffe_id id;
 	int64_t not_before_s, not_after_s; /* Unix time */

@@ -35,9 +35,9 @@ static int note_critical(void *user, const mbedtls_x509_crt *crt, const mbedtls_
 	return MBEDTLS_ERR_X509_FEATURE_UNAVAILABLE;
 }
 
-static bool is_out_of_memory(int rc)
+bool mesh__certificate_is_out_of_memory(int rc)
 {
-	static const int codes[] = { MBEDTLS_ERR_X509_ALLOC_FAILED, MBEDTLS_ERR_PEM_ALLOC_FAILED, MBEDTLS_ERR_PK_ALLOC_FAILED };
+	static const int codes[] = { MBEDTLS_ERR_X509_ALLOC_FAILED, MBEDTLS_ERR_PEM_ALLOC_FAILED, MBEDTLS_ERR_PK_ALLOC_FAILED, MBEDTLS_ERR_ECP_ALLOC_FAILED };
 
 	for (size_t i = 0; i < sizeof(codes) / sizeof(*codes); i++)
 		if (rc == codes[i] || (-rc & ~0x7f) == -codes[i])
@@ -56,7 +56,7 @@ enum mesh__refusal mesh__certificate_parse(mbedtls_x509_crt *list, const uint8_t
 		say(why, capacity, "it has a critical extension that libmesh does not know (%s)", critical);
 		return MESH__REFUSAL_CRITICAL_EXTENSION;
 	}
-	if (is_out_of_memory(rc)) {
+	if (mesh__certificate_is_out_of_memory(rc)) {
 		say(why, capacity, "out of memory");
 		return MESH__REFUSAL_OTHER;
 	}
@@ -131,7 +131,7 @@ static int read_der(struct reading *reading, const uint8_t *der, size_t len)
 
 static int complain_about_pem(struct reading *reading, int rc)
 {
-	if (is_out_of_memory(rc)) {
+	if (mesh__certificate_is_out_of_memory(rc)) {
 		say(reading->why, reading->capacity, "out of memory");
 		return MESH_E_NOMEM;
 	}

@@ -79,7 +79,7 @@ static int read_chain(struct mesh__svid *svid, const struct pieces *in)
 
 static int complain_about_key(const struct pieces *in, int rc)
 {
-	if (rc == MBEDTLS_ERR_PK_ALLOC_FAILED)
+	if (mesh__certificate_is_out_of_memory(rc))
 		return refuse(in, MESH_E_NOMEM, "the private key could not be read: out of memory");
 	if (rc == MBEDTLS_ERR_PK_PASSWORD_REQUIRED || rc == MBEDTLS_ERR_PK_PASSWORD_MISMATCH)
 		return refuse(in, MESH_E_CORRUPT, "the private key is encrypted; libmesh needs it without a password, in a file that only its user can read");
@@ -113,8 +113,12 @@ static int read_key(struct mesh__svid *svid, const struct pieces *in)
 
 static int check_pair(struct mesh__svid *svid, const struct pieces *in)
 {
-	if (!mbedtls_pk_check_pair(&svid->chain.pk, &svid->key, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE))
+	int rc = mbedtls_pk_check_pair(&svid->chain.pk, &svid->key, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE);
+
+	if (!rc)
 		return 0;
+	if (mesh__certificate_is_out_of_memory(rc))
+		return refuse(in, MESH_E_NOMEM, "the private key could not be checked: out of memory");
 	say(in->why, in->capacity, "the private key is not the one of the certificate of %.256s: the two were mixed up, or only one of them was renewed",
 	    svid->facts.id.text);
 	return MESH_E_CORRUPT;

@@ -2,6 +2,7 @@
 
 #include "base/fault.h"
 #include "base/memory.h"
+#include "identity/certificate.h"
 
 #include <mbedtls/asn1write.h>
 #include <mbedtls/ecp.h>
@@ -19,8 +20,7 @@ int mesh__signer_fault(struct mesh_error *err, int number, const char *what)
 {
 	char reason[160] = "";
 
-	if (number == MBEDTLS_ERR_MPI_ALLOC_FAILED || number == MBEDTLS_ERR_X509_ALLOC_FAILED || number == MBEDTLS_ERR_PK_ALLOC_FAILED ||
-	    number == MBEDTLS_ERR_ECP_ALLOC_FAILED || number == MBEDTLS_ERR_ASN1_ALLOC_FAILED)
+	if (mesh__certificate_is_out_of_memory(number))
 		return mesh__fault(err, MESH_E_NOMEM, MESH_STAGE_NONE, "%s: out of memory", what);
 	mbedtls_strerror(number, reason, sizeof(reason));
 	return mesh__fault(err, MESH_E_SYSTEM, MESH_STAGE_NONE, "%s: mbedTLS says: %s", what, reason);

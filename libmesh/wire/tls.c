@@ -355,10 +355,11 @@ static void remember_error(struct mesh__tls *tls, int rc)
 	case MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY:
 		remember(tls, "alert", "the peer closed the TLS session during the handshake");
 		return;
-	case MBEDTLS_ERR_SSL_ALLOC_FAILED:
-		remember(tls, "nomem", "out of memory during a TLS handshake");
-		return;
 	default:
+		if (rc == MBEDTLS_ERR_SSL_ALLOC_FAILED || mesh__certificate_is_out_of_memory(rc)) {
+			remember(tls, "nomem", "out of memory during a TLS handshake");
+			return;
+		}
 		mbedtls_strerror(rc, text, sizeof(text));
 		say(sentence, sizeof(sentence), "the peer's TLS cannot be understood: %s", text);
 		remember(tls, "protocol", sentence);
