@@ -125,9 +125,14 @@ static void on_open(struct mesh__conn *conn)
 	struct mesh__channel_conn *cc = of(conn);
 	struct mesh__channel *channel = cc->channel;
 
-	cc->was_open = true;
-	if (conn->peer_id)
+	if (conn->peer_id) {
 		cc->peer = mesh__peer_new(conn->peer_id, mesh__tls_svid(conn->secure->tls));
+		if (!cc->peer) { /* without it, calls would say that they went in plain text */
+			mesh__conn_close(conn, MESH_E_NOMEM, "nomem", "out of memory for who the peer is");
+			return;
+		}
+	}
+	cc->was_open = true;
 	channel->connecting--;
 	mesh__counter_add(channel->opts.opened, mesh__shard_mine(), 1);
 	mesh__gauge_add(channel->opts.conns, mesh__shard_mine(), 1);
