@@ -212,6 +212,23 @@ int mesh__credentials_add_bundle(struct mesh__credentials *credentials, struct m
 
 /* --- choosing --- */
 
+bool mesh__credentials_prefer(struct mesh__credentials *credentials, const char *hint)
+{
+	struct mesh__svid *preferred;
+	uint32_t at = 0;
+
+	if (!*hint)
+		return true;
+	while (at < credentials->svid_count && strcmp(credentials->svids[at]->hint, hint) != 0)
+		at++;
+	if (at == credentials->svid_count)
+		return false;
+	preferred = credentials->svids[at];
+	memmove(&credentials->svids[1], &credentials->svids[0], at * sizeof(credentials->svids[0]));
+	credentials->svids[0] = preferred;
+	return true;
+}
+
 const struct mesh__svid *mesh__credentials_svid(const struct mesh__credentials *credentials, const char *id, const char *hint)
 {
 	for (uint32_t i = 0; id && i < credentials->svid_count; i++)

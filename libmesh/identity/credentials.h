@@ -40,6 +40,9 @@ int mesh__credentials_add_svid(struct mesh__credentials *credentials, bool der, 
 			       size_t key_len, const char *hint, char *why, size_t capacity);
 int mesh__credentials_add_bundle(struct mesh__credentials *credentials, struct mesh__bundle *bundle); /* takes it over, unless it fails. MESH_E_NOMEM: full; MESH_E_CORRUPT: twice */
 
+/* Makes the first SVID with this hint the default, before others have seen them. false: there is none; true if `hint` is "". */
+bool mesh__credentials_prefer(struct mesh__credentials *credentials, const char *hint);
+
 /* The SVID whose ID is `id` (NULL: the default), else the one with `hint` (NULL or "": none asked for), else the default; NULL: none at all. */
 const struct mesh__svid *mesh__credentials_svid(const struct mesh__credentials *credentials, const char *id, const char *hint);
 struct mesh__bundle *mesh__credentials_bundle(const struct mesh__credentials *credentials, const char *domain, size_t len); /* borrowed; NULL: none */

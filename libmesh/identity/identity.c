@@ -204,10 +204,12 @@ static int id_by_template(const struct mesh__identity *identity, const struct me
 const struct mesh__svid *mesh__identity_svid(const struct mesh__identity *identity, const struct mesh__credentials *credentials, const char *service)
 {
 	const char *hint = mesh__config_text(identity->opts.config, MESH__OPTION_IDENTITY_HINT, NULL);
+	bool is_own = !service || strcmp(service, identity->opts.service) == 0;
 	struct mesh__spiffe_id id;
 	const char *why;
 
-	if (id_by_template(identity, credentials, service ? service : identity->opts.service, &id, &why))
+	/* Whoever names one for this process means it, whatever the ID of another looks like. */
+	if ((is_own && *hint) || id_by_template(identity, credentials, is_own ? identity->opts.service : service, &id, &why))
 		return mesh__credentials_svid(credentials, NULL, hint);
 	return mesh__credentials_svid(credentials, id.text, hint);
 }

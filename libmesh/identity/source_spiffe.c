@@ -76,14 +76,6 @@ static void try_again_at_once(struct spiffe *spiffe)
 
 /* --- what the agent says --- */
 
-static bool has_hint(const struct mesh__credentials *credentials, const char *hint)
-{
-	for (uint32_t i = 0; i < credentials->svid_count; i++)
-		if (strcmp(credentials->svids[i]->hint, hint) == 0)
-			return true;
-	return !*hint;
-}
-
 static void take_back(struct spiffe *spiffe, const char *reason, const char *why)
 {
 	if (!spiffe->has_identity) {
@@ -108,7 +100,8 @@ static void on_message(void *user, const void *data, size_t len)
 		mesh__identity_failed(spiffe->source, rc == MESH_E_IDENTITY ? "expired" : rc == MESH_E_NOMEM ? "nomem" : "malformed", why);
 		return;
 	}
-	if (!has_hint(credentials, hint)) {
+	/* The one that was asked for is the default from here on: our trust domain is its own, and it is the one that is shown. */
+	if (!mesh__credentials_prefer(credentials, hint)) {
 		snprintf(why, sizeof(why), "none of the %u identities that the Workload API gave us has the hint \"%.64s\" of option identity.hint",
 			 credentials->svid_count, hint);
 		mesh__credentials_unref(credentials);

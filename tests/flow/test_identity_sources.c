@@ -595,6 +595,57 @@ static void failures_are_logged_when_they_are_news(void **state)
 	assert_in_range(lines.failed, 1, 4);
 }
 
+static void keep_default(const struct mesh_identity *identity, void *user)
+{
+	if (identity->is_default)
+		snprintf(user, 200, "%s", identity->id);
+}
+
+static void keep_own_domain(const struct mesh_trust *trust, void *user)
+{
+	if (trust->is_own)
+		snprintf(user, 200, "%s", trust->domain);
+}
+
+/* Not only what is shown: also whom it takes for one of its own, and what is said about it. */
+static void the_identity_that_a_hint_names_is_ours(void **state)
+{
+	static struct agent_message message;
+	static struct agent agent;
+	const struct certificate *own = &root, *other = &stranger;
+	struct certificate leaf;
+	struct mesh__credentials *now;
+	struct mesh__spiffe_id expected;
+	char text[200] = "";
+	const char *why, *from;
+	mesh *m;
+
+	(void)state;
+	make_certificate(&leaf, &(struct certificate_spec){ .issuer = &stranger, .uris = { "spiffe://partner.example/us" } });
+	message.len = 0;
+	add_svid_with_hint(&message, "spiffe://prod.example/ns/shop/sa/users", &users, &own, 1, "usual");
+	add_svid_with_hint(&message, "spiffe://partner.example/us", &leaf, &other, 1, "partner");
+	agent_start(&agent);
+	agent_say(&agent, &message);
+	/* Its name and namespace make the ID of the other. */
+	m = OPEN_MESH("users", "tls", "on", "identity", agent.endpoint, "identity.hint", "partner", "namespace", "shop");
+	WAIT_FOR(generation(m) > 0);
+	now = mesh__identity_take(m->identity, text, sizeof(text));
+	assert_non_null(now);
+	assert_string_equal(mesh__identity_svid(m->identity, now, NULL)->facts.id.text, "spiffe://partner.example/us");
+	assert_string_equal(mesh__identity_svid(m->identity, now, "users")->facts.id.text, "spiffe://partner.example/us");
+	assert_int_equal(mesh__identity_expected(m->identity, now, "orders", NULL, &expected, &from, &why), 0);
+	assert_string_equal(expected.text, "spiffe://partner.example/ns/shop/sa/orders");
+	mesh__credentials_unref(now);
+	assert_int_equal(mesh_identity_list(m, keep_default, text), 0);
+	assert_string_equal(text, "spiffe://partner.example/us");
+	assert_int_equal(mesh_identity_trusts(m, keep_own_domain, text), 0);
+	assert_string_equal(text, "partner.example");
+	mesh_close(m);
+	agent_stop(&agent);
+	free_certificate(&leaf);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -608,6 +659,7 @@ int main(void)
 		cmocka_unit_test_setup(a_missed_renewal_is_seen_everywhere, make_dir),
 		cmocka_unit_test_setup(failures_are_logged_when_they_are_news, make_dir),
 		cmocka_unit_test_setup(a_workload_api_that_is_not_there_is_named, make_dir),
+		cmocka_unit_test(the_identity_that_a_hint_names_is_ours),
 	};
 
 	return cmocka_run_group_tests(tests, make_all, free_all);

@@ -56,7 +56,8 @@ static inline void put_field(struct agent_message *out, unsigned number, const v
 }
 
 /* The chain is the leaf alone; the roots are the bundle of its trust domain. */
-static inline void add_svid(struct agent_message *out, const char *id, const struct certificate *leaf, const struct certificate *const *roots, size_t root_count)
+static inline void add_svid_with_hint(struct agent_message *out, const char *id, const struct certificate *leaf, const struct certificate *const *roots,
+				      size_t root_count, const char *hint)
 {
 	struct agent_message svid = { 0 };
 	uint8_t bundle[32 * 1024];
@@ -70,7 +71,13 @@ static inline void add_svid(struct agent_message *out, const char *id, const str
 	put_field(&svid, 2, leaf->der, leaf->len);
 	put_field(&svid, 3, leaf->key_der, leaf->key_len);
 	put_field(&svid, 4, bundle, len);
+	put_field(&svid, 5, hint, strlen(hint));
 	put_field(out, 1, svid.data, svid.len);
+}
+
+static inline void add_svid(struct agent_message *out, const char *id, const struct certificate *leaf, const struct certificate *const *roots, size_t root_count)
+{
+	add_svid_with_hint(out, id, leaf, roots, root_count, "");
 }
 
 static inline void add_federated(struct agent_message *out, const char *domain_id, const struct certificate *root)
