@@ -269,15 +269,15 @@ static enum mesh__verdict_on_old judge_superseded(struct mesh__identity *identit
 enum mesh__verdict_on_old mesh__identity_judge(struct mesh__identity *identity, const struct mesh__credentials *used, const char *own_id,
 					       const struct mesh__spiffe_id *peer, int64_t peer_not_after_s)
 {
-	const struct mesh__svid *first;
+	const struct mesh__svid *own;
 	int64_t now_s;
 
 	if (used->number != mesh__identity_generation(identity))
 		return judge_superseded(identity, own_id, peer);
 	/* Nothing newer came. What has expired makes no new streams; those that are open may end. */
 	now_s = wall_s();
-	first = first_to_end(used);
-	if ((first && now_s > first->facts.not_after_s) || (peer_not_after_s && now_s > peer_not_after_s))
+	own = own_id && *own_id ? mesh__credentials_svid(used, own_id, NULL) : first_to_end(used);
+	if ((own && now_s > own->facts.not_after_s) || (peer_not_after_s && now_s > peer_not_after_s))
 		return MESH__OLD_DRAINS;
 	return MESH__OLD_STAYS;
 }
