@@ -391,6 +391,7 @@ void mesh__identity_redacted(struct mesh__identity_source *source, const char *w
 	old = identity->shared.newest;
 	identity->shared.newest = NULL;
 	identity->shared.is_redacted = true;
+	identity->shared.next_renewal_s = 0;
 	identity->shared.failures++;
 	identity->shared.last_failure_s = wall_s();
 	snprintf(identity->shared.last_failure, sizeof(identity->shared.last_failure), "%s", why);
@@ -412,8 +413,8 @@ static void plan_renewal(struct mesh__identity *identity, struct mesh__loop *lp,
 
 	pthread_mutex_lock(&identity->shared.lock);
 	identity->shared.is_renewal_wanted = false;
-	if (identity->shared.failures_in_row)
-		when_ns = now->mono_ns + mesh__rotation_retry_ns(identity->shared.failures_in_row, jitter);
+	if (identity->shared.failures_in_row) /* without renew() the source tries again by itself, or has given up */
+		when_ns = identity->source.ops->renew ? now->mono_ns + mesh__rotation_retry_ns(identity->shared.failures_in_row, jitter) : 0;
 	else if (identity->shared.newest)
 		when_ns = mesh__rotation_plan(&identity->shared.life, now, jitter);
 	else
@@ -457,7 +458,7 @@ static void note_overdue(struct mesh__identity *identity, const struct mesh__clo
 
 	pthread_mutex_lock(&identity->shared.lock);
 	has_any = identity->shared.newest != NULL;
-	is_overdue = identity->shared.newest && mesh__rotation_is_overdue(&identity->shared.life, now);
+	is_overdue = has_any && mesh__rotation_is_overdue(&identity->shared.life, now);
 	was_overdue = identity->shared.overdue_since_s != 0;
 	left_s = mesh__rotation_left_ns(&identity->shared.life, now) / NS_PER_SEC;
 	if (is_overdue != was_overdue)

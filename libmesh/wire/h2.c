@@ -378,9 +378,12 @@ static void turn_away_http1(struct mesh__conn *conn)
 /* What the first bytes of somebody show who does not speak as we do; then the connection ends. */
 static bool is_turned_away(struct mesh__conn *conn, const uint8_t *data, size_t len)
 {
+	static const uint8_t settings[] = { 0, 0, 0, 4, 0, 0, 0, 0, 0 }; /* empty: a client of TLS that is ours knows by it what is spoken here */
+
 	if (conn->is_server && is_http1(data, len)) {
 		turn_away_http1(conn);
 	} else if (conn->is_server && mesh__tls_is_hello(data, len)) {
+		mesh__socket_send(conn->fd, settings, sizeof(settings));
 		conn->is_broken = true;
 		mesh__conn_close(conn, MESH_E_PROTOCOL, "tls", "the peer speaks TLS, this server plain text (MESH_TLS=off)");
 	} else if (!conn->is_server && mesh__tls_is_alert_record(data, len)) {
@@ -546,8 +549,11 @@ static void begin_handshake(struct mesh__conn *conn)
 
 static void handshake_failed(struct mesh__conn *conn)
 {
+	static const uint8_t alert[] = { 21, 3, 3, 0, 2, 2, 80 }; /* internal error */
 	struct mesh__secure *secure = conn->secure;
 
+	if (conn->is_server && !secure->tls) /* there was nothing yet that could have told the client */
+		mesh__socket_send(conn->fd, alert, sizeof(alert));
 	if (secure->code == MESH_E_IDENTITY)
 		mesh__log_write(conn->lp->log, MESH_LOG_ERROR, "no TLS handshake: %s", secure->why);
 	conn->lingers = conn->is_server && secure->out.len;

@@ -312,7 +312,7 @@ static const struct {
 	{ MBEDTLS_SSL_ALERT_MSG_DECRYPT_ERROR, false, "a signature or a key did not fit" },
 	{ MBEDTLS_SSL_ALERT_MSG_PROTOCOL_VERSION, false, "it does not speak TLS 1.3" },
 	{ MBEDTLS_SSL_ALERT_MSG_INSUFFICIENT_SECURITY, false, "insufficient security" },
-	{ MBEDTLS_SSL_ALERT_MSG_INTERNAL_ERROR, false, "internal error" },
+	{ MBEDTLS_SSL_ALERT_MSG_INTERNAL_ERROR, false, "internal error, or it has no identity to show (see mesh id there)" },
 	{ MBEDTLS_SSL_ALERT_MSG_USER_CANCELED, false, "cancelled" },
 	{ MBEDTLS_SSL_ALERT_MSG_MISSING_EXTENSION, false, "an extension is missing" },
 	{ MBEDTLS_SSL_ALERT_MSG_UNSUPPORTED_EXT, false, "unsupported extension" },

@@ -267,6 +267,7 @@ static void a_workload_api_that_is_not_there_is_named(void **state)
 	char endpoint[200];
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), peer;
 	mesh *m;
+	struct mesh__identity_status status;
 
 	(void)state;
 	snprintf(sa.sun_path, sizeof(sa.sun_path), "%.90s/agent.sock", dir);
@@ -278,6 +279,8 @@ static void a_workload_api_that_is_not_there_is_named(void **state)
 	peer = accept(fd, NULL, NULL);
 	assert_int_equal(send(peer, "SSH-2.0-OpenSSH_9.2\r\n", 21, MSG_NOSIGNAL), 21);
 	WAIT_FOR(!has_failed(m, "No such file"));
+	mesh__identity_status(m->identity, &status);
+	assert_int_equal(status.next_renewal_s, 0); /* nobody knows */
 	close(peer);
 	mesh_close(m);
 	close(fd);

@@ -978,6 +978,22 @@ static void without_an_identity_nothing_is_opened(void **state)
 	assert_string_equal(server.why, "the peer closed the connection during the TLS handshake");
 }
 
+static void a_server_without_an_identity_says_so(void **state)
+{
+	struct party client = { .asks = true }, server = { 0 };
+	struct mesh__credentials *good = userss.credentials;
+
+	(void)state;
+	userss.credentials = NULL;
+	start_both(&client, &server);
+	mesh__wait_until(&client.closed, UINT64_MAX);
+	mesh__wait_until(&server.closed, UINT64_MAX);
+	userss.credentials = good;
+	assert_int_equal(server.code, MESH_E_IDENTITY);
+	assert_int_equal(client.code, MESH_E_HANDSHAKE);
+	assert_non_null(strstr(client.why, "it has no identity to show"));
+}
+
 static void plain_text_and_tls_tell_each_other_apart(void **state)
 {
 	struct party client = { .is_plain = true }, server = { 0 };
@@ -995,6 +1011,8 @@ static void plain_text_and_tls_tell_each_other_apart(void **state)
 	mesh__wait_until(&plain_server.closed, UINT64_MAX);
 	assert_string_equal(plain_server.why, "the peer speaks TLS, this server plain text (MESH_TLS=off)");
 	assert_int_equal(secure_client.code, MESH_E_HANDSHAKE);
+	assert_string_equal(secure_client.reason, "plaintext");
+	assert_non_null(strstr(secure_client.why, "the peer speaks HTTP/2 in plain text"));
 }
 
 /* A peer of bytes: says them and closes, or stays. */
@@ -1118,6 +1136,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(the_wrong_service_gets_no_request, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(a_refused_client_hears_why, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(without_an_identity_nothing_is_opened, begin_loop, end_loop),
+		cmocka_unit_test_setup_teardown(a_server_without_an_identity_says_so, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(plain_text_and_tls_tell_each_other_apart, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(odd_peers_end_in_a_reason, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(a_peer_that_is_turned_away_may_talk_on, begin_loop, end_loop),
