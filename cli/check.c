@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <pwd.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -232,7 +233,11 @@ static bool check_private(struct report *report, const char *name, const char *p
 static void check_state_dir(struct report *report, mesh *m)
 {
 	const char *state_home = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+	const struct passwd *user = home && *home == '/' ? NULL : getpwuid(geteuid());
 	char dir[1024], path[1100];
+
+	if (user) /* as the library does it */
+		home = user->pw_dir;
 
 	get_option(m, "state.dir", "MESH_STATE_DIR", dir, sizeof(dir));
 	if (!*dir && state_home && *state_home == '/')

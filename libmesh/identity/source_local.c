@@ -131,6 +131,19 @@ static void free_local(struct local *local)
 	mesh__memory_free(local);
 }
 
+/* A disk that does not want it is not the end: there may be another. */
+static int open_authority(struct local *local, const char *domain, struct mesh_error *err)
+{
+	struct mesh_error why = MESH_ERROR_INIT;
+	int rc = mesh__authority_open(local->dir, domain, true, &local->shared.authority, &why);
+
+	if (rc == MESH_E_SYSTEM)
+		return mesh__fault(err, rc, MESH_STAGE_NONE, "identity local: has no place for its authority: %.384s; MESH_STATE_DIR names another", why.message);
+	if (rc)
+		mesh__fault_copy(err, &why);
+	return rc;
+}
+
 static int open_local(struct mesh__identity_source *source, const char *rest, struct mesh_error *err)
 {
 	const struct mesh__config *cfg = source->opts->config;
@@ -150,7 +163,7 @@ static int open_local(struct mesh__identity_source *source, const char *rest, st
 	source->data = local;
 	rc = mesh__authority_default_dir(cfg, local->dir, sizeof(local->dir), err);
 	if (!rc)
-		rc = mesh__authority_open(local->dir, mesh__config_text(cfg, MESH__OPTION_TRUST_DOMAIN, NULL), true, &local->shared.authority, err);
+		rc = open_authority(local, mesh__config_text(cfg, MESH__OPTION_TRUST_DOMAIN, NULL), err);
 	pthread_mutex_lock(&local->shared.lock);
 	if (!rc)
 		rc = add_name(source, source->opts->service, err);

@@ -94,6 +94,23 @@ static void the_state_directory_is_where_it_should_be(void **state)
 	assert_exists("given/ca/ca.crt");
 }
 
+static void a_place_that_cannot_be_had_is_named_with_the_way_out(void **state)
+{
+	struct mesh_error err = MESH_ERROR_INIT;
+	char path[256], setting[300];
+	FILE *file;
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/file", test_dir);
+	file = fopen(path, "w");
+	assert_non_null(file);
+	fclose(file);
+	snprintf(setting, sizeof(setting), "MESH_STATE_DIR=%s/below", path);
+	assert_int_equal(open_with(home, setting, &err), MESH_E_SYSTEM);
+	assert_non_null(strstr(err.message, path));
+	assert_non_null(strstr(err.message, "MESH_STATE_DIR names another"));
+}
+
 static void each_name_gets_a_certificate_and_renewal_makes_all_anew(void **state)
 {
 	struct mesh_error err = MESH_ERROR_INIT;
@@ -165,6 +182,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(the_state_directory_is_where_it_should_be, begin, end),
+		cmocka_unit_test_setup_teardown(a_place_that_cannot_be_had_is_named_with_the_way_out, begin, end),
 		cmocka_unit_test_setup_teardown(each_name_gets_a_certificate_and_renewal_makes_all_anew, begin, end),
 		cmocka_unit_test_setup_teardown(renewal_looks_again_at_what_is_on_disk, begin, end),
 		cmocka_unit_test_setup_teardown(another_trust_domain_is_refused, begin, end),
