@@ -63,9 +63,13 @@ static int open_file(struct mesh__policy_live *live, struct stat *info, struct m
 	int fd = mesh__descriptors_add(open(live->watch.path, O_RDONLY | O_NONBLOCK | O_CLOEXEC)), code;
 
 	if (fd >= 0 && fstat(fd, info) == 0) {
-		if (S_ISREG(info->st_mode))
+		if (S_ISREG(info->st_mode) && !(info->st_mode & S_IWOTH))
 			return fd;
-		mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "policy: %.256s is not a regular file", live->watch.path);
+		if (S_ISREG(info->st_mode))
+			mesh__fault(err, MESH_E_NOT_PRIVATE, MESH_STAGE_NONE, "policy: %.256s has mode %04o: everybody could let himself in. chmod o-w it, if it says what it should",
+				    live->watch.path, (unsigned)(info->st_mode & 07777));
+		else
+			mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "policy: %.256s is not a regular file", live->watch.path);
 	} else {
 		code = mesh__fault_code_of_errno(errno);
 		mesh__fault(err, code == MESH_E_SYSTEM ? MESH_E_OPTION : code, MESH_STAGE_NONE, "policy: cannot open %.256s: %s", live->watch.path,

@@ -24,7 +24,8 @@ struct mesh__policy_live_options {
 
 /*
  * Reads the first policy right here: a policy that was asked for and cannot be had opens nothing. thread: the opener's.
- * Errors: MESH_E_OPTION (both are set, a wrong pattern, the file cannot be read), MESH_E_CORRUPT (the file's text), MESH_E_NOMEM,
+ * Errors: MESH_E_OPTION (both are set, a wrong pattern, the file cannot be read), MESH_E_NOT_PRIVATE (everybody can write the file),
+ * MESH_E_CORRUPT (the file's text), MESH_E_NOMEM,
  * MESH_E_NO_DESCRIPTORS.
  */
 int mesh__policy_live_open(const struct mesh__policy_live_options *opts, struct mesh__policy_live **out, struct mesh_error *err);

@@ -8,7 +8,7 @@
  * stays, and it is tried again at the next change and every 10 s. A directory that is not there yet is looked for at the same pace.
  *
  * A private key that others can read is refused, unlike a set that is merely not complete, with an error when the mesh is opened. Its group may
- * read it if its owner is root: so does Kubernetes mount it for a process that is not.
+ * read it if its owner is root: so does Kubernetes mount it for a process that is not. A certificate or bundle that everybody can write is refused likewise.
  */
 #include "identity/source.h"
 
@@ -115,6 +115,15 @@ static int check_private(struct dir *dir, const char *name, const struct stat *i
 		    info->st_uid == 0 ? "0440 it (Kubernetes: defaultMode 0440, with fsGroup)" : "0600 it");
 }
 
+/* Who can write it says whom we trust. */
+static int check_ours(struct dir *dir, const char *name, const struct stat *info)
+{
+	if (!(info->st_mode & S_IWOTH))
+		return 0;
+	return fail(dir, MESH_E_NOT_PRIVATE, "not_private", "%s has mode %04o, so everybody can write into it, and it is not used: chmod o-w it, if it is what it should be",
+		    name, (unsigned)(info->st_mode & 07777));
+}
+
 static int read_fd(struct dir *dir, int fd, const char *name, bool is_key, struct content *out)
 {
 	const size_t max = is_key ? KEY_BYTES_MAX : CHAIN_BYTES_MAX;
@@ -125,7 +134,7 @@ static int read_fd(struct dir *dir, int fd, const char *name, bool is_key, struc
 		return fail(dir, MESH_E_SYSTEM, "unreadable", "cannot look at %s: %s", name, strerrordesc_np(errno));
 	if (!S_ISREG(info.st_mode) || info.st_size < 0 || (uint64_t)info.st_size > max)
 		return fail(dir, MESH_E_CORRUPT, "unreadable", "%s is not a regular file of at most %zu KiB", name, max / 1024);
-	if (is_key && check_private(dir, name, &info))
+	if (is_key ? check_private(dir, name, &info) : check_ours(dir, name, &info))
 		return MESH_E_NOT_PRIVATE;
 	out->data = mesh__memory_zalloc((size_t)info.st_size + 1);
 	if (!out->data)

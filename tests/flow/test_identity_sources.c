@@ -259,6 +259,11 @@ static void a_key_that_others_can_read_is_refused(void **state)
 	assert_int_equal(mesh_open(&opts, &m, &err), MESH_E_NOT_PRIVATE);
 	assert_non_null(strstr(err.message, "svid_key.pem has mode 0644"));
 	assert_non_null(strstr(err.message, "chmod"));
+	/* Nor do we trust whom everybody may add. */
+	write_spiffe_helper(&users);
+	write_file("svid_bundle.pem", root.pem, 0666);
+	assert_int_equal(mesh_open(&opts, &m, &err), MESH_E_NOT_PRIVATE);
+	assert_non_null(strstr(err.message, "svid_bundle.pem has mode 0666"));
 }
 
 static void a_workload_api_that_is_not_there_is_named(void **state)

@@ -459,6 +459,9 @@ static void policy_that_cannot_be_had_opens_nothing(void **state)
 	write_file(in_dir("policy.json"), "{\"rules\":\n[}");
 	assert_int_equal(open_live(in_dir("policy.json"), "", &live, &err), MESH_E_CORRUPT);
 	assert_non_null(strstr(err.message, "policy.json: line 2 column 2: "));
+	assert_int_equal(chmod(in_dir("policy.json"), 0666), 0);
+	assert_int_equal(open_live(in_dir("policy.json"), "", &live, &err), MESH_E_NOT_PRIVATE);
+	assert_non_null(strstr(err.message, "policy.json has mode 0666"));
 	assert_null(live);
 }
 
