@@ -8,6 +8,7 @@
 #include "identity/certificate.h"
 
 #include "base/text.h"
+#include "identity/name_constraints.h"
 
 #include <mbedtls/asn1.h>
 #include <mbedtls/oid.h>
@@ -147,27 +148,49 @@ void mesh__certificate_ends(const mbedtls_x509_crt *list, int64_t *earliest_s, i
 
 /* --- the rules for one certificate --- */
 
-/* Is the extension keyUsage marked critical? mbedTLS has parsed all this before, so that malformed ones do not get here. */
-static bool is_key_usage_critical(const mbedtls_x509_crt *crt)
+/* mbedTLS has parsed all this before, so that malformed ones do not get here. */
+static bool next_extension(unsigned char **at, unsigned char *end, mbedtls_x509_buf *oid, struct mesh__extension *out)
 {
-	unsigned char *at = crt->v3_ext.p, *end = at + crt->v3_ext.len, *next;
+	unsigned char *here, *next;
+	int is_critical = 0;
 	size_t len;
-	int is_critical;
+
+	if (*at >= end || mbedtls_asn1_get_tag(at, end, &len, MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE))
+		return false;
+	here = *at;
+	*at = next = here + len;
+	if (mbedtls_asn1_get_tag(&here, next, &oid->len, MBEDTLS_ASN1_OID))
+		return false;
+	oid->p = here;
+	here += oid->len;
+	(void)mbedtls_asn1_get_bool(&here, next, &is_critical); /* none: not critical */
+	if (mbedtls_asn1_get_tag(&here, next, &len, MBEDTLS_ASN1_OCTET_STRING))
+		return false;
+	*out = (struct mesh__extension){ is_critical != 0, here, len };
+	return true;
+}
+
+uint32_t mesh__certificate_extension(const mbedtls_x509_crt *crt, const char *oid, size_t oid_len, struct mesh__extension *out)
+{
+	unsigned char *at = crt->v3_ext.p, *end = at + crt->v3_ext.len;
+	struct mesh__extension extension;
+	mbedtls_x509_buf name;
+	uint32_t count = 0;
+	size_t len;
 
 	if (!at || mbedtls_asn1_get_tag(&at, end, &len, MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE))
-		return false;
-	for (; at < end; at = next) {
-		if (mbedtls_asn1_get_tag(&at, end, &len, MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE))
-			return false;
-		next = at + len;
-		if (mbedtls_asn1_get_tag(&at, next, &len, MBEDTLS_ASN1_OID))
-			return false;
-		if (len != MBEDTLS_OID_SIZE(MBEDTLS_OID_KEY_USAGE) || memcmp(at, MBEDTLS_OID_KEY_USAGE, len))
-			continue;
-		at += len;
-		return !mbedtls_asn1_get_bool(&at, next, &is_critical) && is_critical;
-	}
-	return false;
+		return 0;
+	while (next_extension(&at, end, &name, &extension))
+		if (name.len == oid_len && !memcmp(name.p, oid, oid_len) && ++count == 1)
+			*out = extension;
+	return count;
+}
+
+static bool is_key_usage_critical(const mbedtls_x509_crt *crt)
+{
+	struct mesh__extension extension;
+
+	return mesh__certificate_extension(crt, MBEDTLS_OID_KEY_USAGE, MBEDTLS_OID_SIZE(MBEDTLS_OID_KEY_USAGE), &extension) && extension.is_critical;
 }
 
 static bool has_usage(const mbedtls_x509_crt *crt, unsigned usage)
@@ -231,6 +254,14 @@ static enum mesh__refusal refuse(char *why, size_t capacity, enum mesh__refusal 
 	return refusal;
 }
 
+static bool has_critical_name_constraints(const mbedtls_x509_crt *leaf)
+{
+	struct mesh__extension extension;
+
+	return mesh__certificate_extension(leaf, MBEDTLS_OID_NAME_CONSTRAINTS, MBEDTLS_OID_SIZE(MBEDTLS_OID_NAME_CONSTRAINTS), &extension) &&
+	       extension.is_critical;
+}
+
 static enum mesh__refusal check_id(const mbedtls_x509_crt *leaf, struct mesh__spiffe_id *id, char *why, size_t capacity)
 {
 	const mbedtls_x509_buf *uri;
@@ -270,6 +301,8 @@ enum mesh__refusal mesh__certificate_check_leaf(const mbedtls_x509_crt *leaf, st
 	phrase = judge_extended_key_usage(leaf);
 	if (phrase)
 		return refuse(why, capacity, MESH__REFUSAL_EXTENDED_KEY_USAGE, phrase);
+	if (has_critical_name_constraints(leaf))
+		return refuse(why, capacity, MESH__REFUSAL_CRITICAL_EXTENSION, "it has critical name constraints, which belong to an authority");
 	phrase = judge_key(leaf);
 	return phrase ? refuse(why, capacity, MESH__REFUSAL_WEAK_KEY, phrase) : MESH__REFUSAL_NONE;
 }
@@ -319,6 +352,8 @@ enum mesh__refusal mesh__certificate_check_ca(const mbedtls_x509_crt *ca, const 
 		phrase = "its keyUsage has no keyCertSign";
 	else
 		phrase = judge_ca_id(ca, domain);
+	if (!phrase)
+		phrase = mesh__name_constraints_check(ca);
 	if (phrase)
 		return refuse_ca(ca, why, capacity, MESH__REFUSAL_BAD_ISSUER, phrase);
 	phrase = judge_key(ca);
@@ -327,17 +362,22 @@ enum mesh__refusal mesh__certificate_check_ca(const mbedtls_x509_crt *ca, const 
 
 /* --- the chain --- */
 
-/* What is wrong, and with which certificate: mbedTLS shows each of them, from the root down. */
+/* What is wrong, and with which certificate: mbedTLS shows each of the path that it found, from the root down. */
 struct walk {
 	uint32_t flags;
 	const mbedtls_x509_crt *culprit[32]; /* by bit */
+	const mbedtls_x509_crt *path[MBEDTLS_X509_MAX_VERIFY_CHAIN_SIZE]; /* by depth: 0 is the leaf */
+	int path_len;
 };
 
 static int note_flags(void *user, mbedtls_x509_crt *crt, int depth, uint32_t *flags)
 {
 	struct walk *walk = user;
 
-	(void)depth;
+	if (depth >= 0 && depth < MBEDTLS_X509_MAX_VERIFY_CHAIN_SIZE) {
+		walk->path[depth] = crt;
+		walk->path_len = depth >= walk->path_len ? depth + 1 : walk->path_len;
+	}
 	for (unsigned bit = 0; bit < 32; bit++)
 		if (*flags & (UINT32_C(1) << bit) && !walk->culprit[bit])
 			walk->culprit[bit] = crt;
@@ -354,7 +394,6 @@ static const struct verdict {
 	{ MBEDTLS_X509_BADCERT_BAD_MD, MESH__REFUSAL_WEAK_KEY, "is signed with a hash that is too weak" },
 	{ MBEDTLS_X509_BADCERT_BAD_PK, MESH__REFUSAL_WEAK_KEY, "is signed with an algorithm that is not allowed" },
 	{ MBEDTLS_X509_BADCERT_NOT_TRUSTED, MESH__REFUSAL_UNTRUSTED, NULL },
-	{ MBEDTLS_X509_BADCERT_REVOKED, MESH__REFUSAL_REVOKED, "was revoked" },
 	{ MBEDTLS_X509_BADCERT_EXPIRED, MESH__REFUSAL_EXPIRED, "expired at" },
 	{ MBEDTLS_X509_BADCERT_FUTURE, MESH__REFUSAL_NOT_YET_VALID, "is not valid before" },
 };
@@ -398,8 +437,65 @@ static enum mesh__refusal explain(const struct verdict *verdict, const mbedtls_x
 	return verdict->refusal;
 }
 
-static enum mesh__refusal verify_chain(mbedtls_x509_crt *chain, struct mesh__bundle *bundle, const struct mesh__spiffe_id *id, char *why,
-				       size_t capacity)
+/* One of the path, and who signed it. */
+static enum mesh__refusal check_revocation(const struct mesh__revocations *revocations, const mbedtls_x509_crt *crt, const mbedtls_x509_crt *issuer,
+					   const struct mesh__spiffe_id *id, char *why, size_t capacity)
+{
+	char subject[MESH__ISSUER_TEXT_MAX], serial[MESH__SERIAL_TEXT_MAX], when[64] = "";
+	mbedtls_x509_time at;
+	enum mesh__revocation found = mesh__revocations_find(revocations, crt, issuer, &at);
+
+	if (found == MESH__REVOCATION_NONE)
+		return MESH__REFUSAL_NONE;
+	print_name(subject, sizeof(subject), &(found == MESH__REVOCATION_REVOKED ? crt : issuer)->subject);
+	print_serial(serial, sizeof(serial), &crt->serial);
+	print_time(when, sizeof(when), &at);
+	if (found == MESH__REVOCATION_REVOKED) {
+		say(why, capacity, "in the chain of %.256s, the certificate \"%s\" with serial number %s was revoked by who signed it, at %s", id->text, subject,
+		    serial, when);
+		return MESH__REFUSAL_REVOKED;
+	}
+	say(why, capacity, "whether the certificate of %.256s is revoked cannot be known: the newest revocation list of \"%s\" %s %s", id->text, subject,
+	    found == MESH__REVOCATION_EARLY ? "is not valid before" : "should have been renewed by", when);
+	return MESH__REFUSAL_STALE_CRL;
+}
+
+/* Does what signed the first `depth` of the path allow the names in it? Its own do not count, nor those of a CA that only changed its key. */
+static enum mesh__refusal check_names(const struct walk *walk, int depth, const struct mesh__spiffe_id *id, char *why, size_t capacity)
+{
+	const mbedtls_x509_crt *ca = walk->path[depth];
+	struct mesh__name_violation violation;
+	char subject[MESH__ISSUER_TEXT_MAX];
+
+	for (int below = depth - 1; below >= 0; below--) {
+		if ((below > 0 && is_self_issued(walk->path[below])) || !mesh__name_constraints_break(ca, walk->path[below], &violation))
+			continue;
+		print_name(subject, sizeof(subject), &ca->subject);
+		say(why, capacity, "in the chain of %.256s, the name constraints of the authority \"%s\" %s %s%s%.*s%s", id->text, subject,
+		    violation.is_excluded ? "exclude" : "do not permit", violation.kind, violation.len ? " \"" : "",
+		    (int)(violation.len > 256 ? 256 : violation.len), violation.name, violation.len ? "\"" : "");
+		return MESH__REFUSAL_NAME_CONSTRAINTS;
+	}
+	return MESH__REFUSAL_NONE;
+}
+
+/* What mbedTLS does not look at, or not as we need it. */
+static enum mesh__refusal check_path(const struct walk *walk, const struct mesh__revocations *revocations, const struct mesh__spiffe_id *id, char *why,
+				     size_t capacity)
+{
+	enum mesh__refusal refusal = MESH__REFUSAL_NONE;
+
+	for (int depth = 1; !refusal && depth < walk->path_len; depth++) {
+		if (revocations)
+			refusal = check_revocation(revocations, walk->path[depth - 1], walk->path[depth], id, why, capacity);
+		if (!refusal)
+			refusal = check_names(walk, depth, id, why, capacity);
+	}
+	return refusal;
+}
+
+static enum mesh__refusal verify_chain(mbedtls_x509_crt *chain, struct mesh__bundle *bundle, const struct mesh__revocations *revocations,
+				       const struct mesh__spiffe_id *id, char *why, size_t capacity)
 {
 	struct walk walk = { 0 };
 	const mbedtls_x509_crt *culprit;
@@ -407,7 +503,7 @@ static enum mesh__refusal verify_chain(mbedtls_x509_crt *chain, struct mesh__bun
 	int rc = mbedtls_x509_crt_verify_with_profile(chain, &bundle->cas, NULL, &profile, NULL, &flags, note_flags, &walk);
 
 	if (!rc)
-		return MESH__REFUSAL_NONE;
+		return check_path(&walk, revocations, id, why, capacity);
 	for (size_t i = 0; rc == MBEDTLS_ERR_X509_CERT_VERIFY_FAILED && i < sizeof(verdicts) / sizeof(*verdicts); i++) {
 		culprit = walk.flags & verdicts[i].flag ? culprit_of(&walk, verdicts[i].flag) : NULL;
 		if (culprit)
@@ -430,8 +526,8 @@ static enum mesh__refusal check_between(const mbedtls_x509_crt *chain, const cha
 	return refusal;
 }
 
-enum mesh__refusal mesh__certificate_verify(mbedtls_x509_crt *chain, struct mesh__bundle *bundle, struct mesh__spiffe_id *id, char *why,
-					    size_t capacity)
+enum mesh__refusal mesh__certificate_verify(mbedtls_x509_crt *chain, struct mesh__bundle *bundle, const struct mesh__revocations *revocations,
+					    struct mesh__spiffe_id *id, char *why, size_t capacity)
 {
 	enum mesh__refusal refusal;
 
@@ -455,5 +551,5 @@ enum mesh__refusal mesh__certificate_verify(mbedtls_x509_crt *chain, struct mesh
 		return MESH__REFUSAL_UNTRUSTED;
 	}
 	refusal = check_between(chain, bundle->domain, why, capacity);
-	return refusal ? refusal : verify_chain(chain, bundle, id, why, capacity);
+	return refusal ? refusal : verify_chain(chain, bundle, revocations, id, why, capacity);
 }

@@ -30,6 +30,9 @@ static int note_critical(void *user, const mbedtls_x509_crt *crt, const mbedtls_
 	(void)crt;
 	(void)p;
 	(void)end;
+	/* These are known here: name_constraints.c. */
+	if (!MBEDTLS_OID_CMP(MBEDTLS_OID_NAME_CONSTRAINTS, oid))
+		return 0;
 	if (is_critical && mbedtls_oid_get_numeric_string(text, OID_TEXT_MAX, oid) < 0)
 		snprintf(text, OID_TEXT_MAX, "with an OID that is too long");
 	return MBEDTLS_ERR_X509_FEATURE_UNAVAILABLE;
@@ -64,6 +67,87 @@ enum mesh__refusal mesh__certificate_parse(mbedtls_x509_crt *list, const uint8_t
 	say(why, capacity, "it is no certificate that can be read (%s)", reason);
 	return MESH__REFUSAL_MALFORMED;
 }
+
+/* --- what mbedTLS is not shown --- */
+
+static bool is_known_to_mbedtls(const mbedtls_x509_buf *oid)
+{
+	static const char *const known[] = {
+		MBEDTLS_OID_BASIC_CONSTRAINTS, MBEDTLS_OID_KEY_USAGE,	     MBEDTLS_OID_EXTENDED_KEY_USAGE,	   MBEDTLS_OID_SUBJECT_ALT_NAME,
+		MBEDTLS_OID_NS_CERT_TYPE,      MBEDTLS_OID_SUBJECT_KEY_IDENTIFIER, MBEDTLS_OID_AUTHORITY_KEY_IDENTIFIER,
+	};
+
+	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
+		if (strlen(known[i]) == oid->len && !memcmp(known[i], oid->p, oid->len))
+			return true;
+	return false;
+}
+
+/* *at is at a value; it is left behind it. 0, or it is not `tag`. */
+static int skip(unsigned char **at, const unsigned char *end, int tag)
+{
+	size_t len;
+	int rc = mbedtls_asn1_get_tag(at, end, &len, tag);
+
+	if (!rc)
+		*at += len;
+	return rc;
+}
+
+/* To the first of the extensions. Source: RFC 5280, section 4.1 */
+static int find_extensions(unsigned char **at, unsigned char **end)
+{
+	static const int before[] = {
+		MBEDTLS_ASN1_INTEGER, MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE, MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE,
+		MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE, MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE,
+		MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE,
+	};
+	const int context = MBEDTLS_ASN1_CONTEXT_SPECIFIC | MBEDTLS_ASN1_CONSTRUCTED;
+	size_t len;
+
+	for (int i = 0; i < 2; i++) {
+		if (mbedtls_asn1_get_tag(at, *end, &len, MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE))
+			return -1;
+		*end = *at + len;
+	}
+	(void)skip(at, *end, context); /* version */
+	for (size_t i = 0; i < sizeof(before) / sizeof(*before); i++)
+		if (skip(at, *end, before[i]))
+			return -1;
+	/* Unique IDs, which nobody uses. */
+	(void)skip(at, *end, MBEDTLS_ASN1_CONTEXT_SPECIFIC | 1);
+	(void)skip(at, *end, context | 1);
+	(void)skip(at, *end, MBEDTLS_ASN1_CONTEXT_SPECIFIC | 2);
+	(void)skip(at, *end, context | 2);
+	if (mbedtls_asn1_get_tag(at, *end, &len, context | 3) || mbedtls_asn1_get_tag(at, *end, &len, MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE))
+		return -1;
+	*end = *at + len;
+	return 0;
+}
+
+bool mesh__certificate_hide_critical(uint8_t *der, size_t len)
+{
+	unsigned char *at = der, *end = der + len, *next;
+	mbedtls_x509_buf oid;
+	bool has_hidden = false;
+
+	if (find_extensions(&at, &end))
+		return false;
+	for (; !mbedtls_asn1_get_tag(&at, end, &len, MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE); at = next) {
+		next = at + len;
+		if (mbedtls_asn1_get_tag(&at, next, &oid.len, MBEDTLS_ASN1_OID))
+			return has_hidden;
+		oid.p = at;
+		at += oid.len;
+		if (is_known_to_mbedtls(&oid) || mbedtls_asn1_get_tag(&at, next, &len, MBEDTLS_ASN1_BOOLEAN) || len != 1 || !*at)
+			continue;
+		*at = 0;
+		has_hidden = true;
+	}
+	return has_hidden;
+}
+
+/* --- many --- */
 
 struct reading {
 	mbedtls_x509_crt *list;

@@ -46,6 +46,7 @@ void mesh__credentials_unref(struct mesh__credentials *credentials)
 		free_svid(credentials->svids[i]);
 	for (uint32_t i = 0; i < credentials->bundle_count; i++)
 		mesh__bundle_unref(credentials->bundles[i]);
+	mesh__revocations_fini(&credentials->revocations);
 	mesh__memory_free(credentials);
 }
 
@@ -149,10 +150,10 @@ static int check_chain(const struct mesh__credentials *credentials, struct mesh_
 	enum mesh__refusal refusal = MESH__REFUSAL_NONE;
 
 	if (bundle)
-		refusal = mesh__certificate_verify(&svid->chain, bundle, &id, in->why, in->capacity);
+		refusal = mesh__certificate_verify(&svid->chain, bundle, &credentials->revocations, &id, in->why, in->capacity);
 	if (!refusal)
 		return 0;
-	return refusal == MESH__REFUSAL_EXPIRED || refusal == MESH__REFUSAL_NOT_YET_VALID ? MESH_E_IDENTITY : MESH_E_CORRUPT;
+	return refusal == MESH__REFUSAL_EXPIRED || refusal == MESH__REFUSAL_NOT_YET_VALID || refusal == MESH__REFUSAL_STALE_CRL ? MESH_E_IDENTITY : MESH_E_CORRUPT;
 }
 
 static int fill(const struct mesh__credentials *credentials, struct mesh__svid *svid, const struct pieces *in)
@@ -208,6 +209,11 @@ int mesh__credentials_add_bundle(struct mesh__credentials *credentials, struct m
 		return MESH_E_NOMEM;
 	credentials->bundles[credentials->bundle_count++] = bundle;
 	return 0;
+}
+
+int mesh__credentials_add_crl(struct mesh__credentials *credentials, bool der, const void *data, size_t len, char *why, size_t capacity)
+{
+	return mesh__revocations_add(&credentials->revocations, credentials->bundles, credentials->bundle_count, der, data, len, why, capacity);
 }
 
 /* --- choosing --- */

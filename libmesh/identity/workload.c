@@ -10,7 +10,7 @@
 #define say mesh__certificate_say
 
 /* Field numbers. */
-enum { RESPONSE_SVIDS = 1, RESPONSE_FEDERATED = 3, SVID_ID = 1, SVID_CHAIN = 2, SVID_KEY = 3, SVID_BUNDLE = 4, SVID_HINT = 5, MAP_KEY = 1, MAP_VALUE = 2 };
+enum { RESPONSE_SVIDS = 1, RESPONSE_CRL = 2, RESPONSE_FEDERATED = 3, SVID_ID = 1, SVID_CHAIN = 2, SVID_KEY = 3, SVID_BUNDLE = 4, SVID_HINT = 5, MAP_KEY = 1, MAP_VALUE = 2 };
 
 enum { REASON_MAX = 768, SCHEME_LEN = 9 }; /* of "spiffe://" */
 
@@ -116,6 +116,16 @@ static int add_federated(const struct reading *in, const struct mesh__protobuf_f
 	return add_bundle(in, domain, len, pieces[MAP_VALUE], true);
 }
 
+static int add_crl(const struct reading *in, const struct mesh__protobuf_field *field)
+{
+	char reason[REASON_MAX] = "";
+	int rc = mesh__credentials_add_crl(in->credentials, true, field->data, field->len, reason, sizeof(reason));
+
+	if (rc)
+		say(in->why, in->capacity, "the Workload API's crl cannot be used, so all of its message was discarded: %s", reason);
+	return rc;
+}
+
 static int add_own_bundle(const struct reading *in, const struct mesh__protobuf_field *field)
 {
 	struct svid_message svid;
@@ -161,7 +171,7 @@ static int walk(const struct reading *in, uint32_t number, int (*add)(const stru
 	return !rc && reader.is_broken ? refuse(in, "is cut off, or no protobuf") : rc;
 }
 
-/* Bundles first: an SVID is checked against that of its own trust domain. */
+/* Bundles first: a CRL is signed by an authority in one, and an SVID is checked against that of its own trust domain. */
 int mesh__workload_parse(const void *data, size_t len, struct mesh__credentials **out, char *why, size_t capacity)
 {
 	struct reading in = { .data = data, .len = len, .why = why, .capacity = capacity };
@@ -174,6 +184,8 @@ int mesh__workload_parse(const void *data, size_t len, struct mesh__credentials 
 	rc = walk(&in, RESPONSE_SVIDS, add_own_bundle);
 	if (!rc)
 		rc = walk(&in, RESPONSE_FEDERATED, add_federated);
+	if (!rc)
+		rc = walk(&in, RESPONSE_CRL, add_crl);
 	if (!rc)
 		rc = walk(&in, RESPONSE_SVIDS, add_svid);
 	if (!rc && !in.credentials->svid_count)

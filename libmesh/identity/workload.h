@@ -2,8 +2,7 @@
  * What the SPIFFE Workload API says: an X509SVIDResponse, read and checked as a whole. Pure, but for the wall clock.
  *
  * Each message is the whole truth: what an earlier one had and this one has not is gone. A message with an empty mandatory field is
- * discarded; so is one with a certificate, key or bundle that cannot be used. Of several SVIDs with one hint the first is found.
- * Its CRLs are not looked at.
+ * discarded; so is one with a certificate, key, bundle or revocation list that cannot be used. Of several SVIDs with one hint the first is found.
  * Source: spiffe/spiffe standards/SPIFFE_Workload_API.md, section 5.2.
  */
 #ifndef MESH_IDENTITY_WORKLOAD_H

@@ -6,7 +6,7 @@
  * is cleared, and at the leaf ours is given: the rules for workloads, the one bundle of the peer's trust domain, the expected
  * ID. A handshake in which ours was never asked for fails: only finish() opens a session.
  */
-#define MBEDTLS_ALLOW_PRIVATE_ACCESS /* the description of a received alert has no getter in 3.6 */
+#define MBEDTLS_ALLOW_PRIVATE_ACCESS /* the description of a received alert, and the message at hand, have no getters in 3.6 */
 #include "wire/tls.h"
 
 #include "base/fork_gate.h"
@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { MESSAGE_HEAD_BYTES = 4, LIST_HEAD_BYTES = 4, LENGTH_BYTES = 3 };
 enum {
 	OUTPUT_FIRST_BYTES = 4096,
 	OUTPUT_BYTES_MAX = 1024 * 1024,
@@ -166,6 +167,83 @@ static uint32_t flags_of(enum mesh__refusal refusal)
 	}
 }
 
+/* --- the peer's certificates --- */
+
+static size_t read_length(const uint8_t *at, size_t bytes)
+{
+	size_t len = 0;
+
+	while (bytes--)
+		len = len << 8 | *at++;
+	return len;
+}
+
+/* The next of a Certificate message (RFC 8446, 4.4.2). *at begins behind the head of the list. false: no more, or it is cut off. */
+static bool next_certificate(uint8_t *message, size_t len, size_t *at, uint8_t **der, size_t *der_len)
+{
+	size_t begin = *at + LENGTH_BYTES, extensions;
+
+	if (begin > len)
+		return false;
+	*der_len = read_length(message + *at, LENGTH_BYTES);
+	if (*der_len > len - begin || len - begin - *der_len < 2)
+		return false;
+	*der = message + begin;
+	extensions = read_length(*der + *der_len, 2);
+	if (extensions > len - begin - *der_len - 2)
+		return false;
+	*at = begin + *der_len + 2 + extensions;
+	return true;
+}
+
+/* The next step takes the peer's certificate. */
+static bool is_certificate_next(const mbedtls_ssl_context *ssl)
+{
+	bool is_client = mbedtls_ssl_conf_get_endpoint(ssl->conf) == MBEDTLS_SSL_IS_CLIENT;
+
+	return ssl->state == (is_client ? MBEDTLS_SSL_SERVER_CERTIFICATE : MBEDTLS_SSL_CLIENT_CERTIFICATE);
+}
+
+/* It is at hand. mbedTLS takes no message with a context here, so that the head has a fixed length. */
+static bool is_at_certificate(const mbedtls_ssl_context *ssl)
+{
+	return is_certificate_next(ssl) && ssl->in_msgtype == MBEDTLS_SSL_MSG_HANDSHAKE && ssl->in_hslen > MESSAGE_HEAD_BYTES + LIST_HEAD_BYTES && ssl->in_msg[0] == MBEDTLS_SSL_HS_CERTIFICATE &&
+	       ssl->in_msg[MESSAGE_HEAD_BYTES] == 0;
+}
+
+static enum mesh__refusal read_chain(mbedtls_x509_crt *chain, uint8_t *message, size_t len, char *why, size_t capacity)
+{
+	enum mesh__refusal refusal = MESH__REFUSAL_NONE;
+	size_t at = MESSAGE_HEAD_BYTES + LIST_HEAD_BYTES, der_len;
+	char reason[MESH__TLS_WHY_MAX / 2];
+	uint8_t *der;
+
+	for (unsigned number = 1; !refusal && next_certificate(message, len, &at, &der, &der_len); number++) {
+		refusal = mesh__certificate_parse(chain, der, der_len, reason, sizeof(reason));
+		if (refusal)
+			say(why, capacity, "certificate %u of what it showed: %s", number, reason);
+	}
+	return refusal;
+}
+
+/* mbedTLS has given up at the peer's certificate: which, and why? false: not there. */
+static bool explain_certificate(struct mesh__tls *tls)
+{
+	char why[MESH__TLS_WHY_MAX - 32] = "", sentence[MESH__TLS_WHY_MAX];
+	mbedtls_x509_crt chain;
+
+	if (tls->refusal || !is_at_certificate(&tls->ssl))
+		return false;
+	mbedtls_x509_crt_init(&chain);
+	tls->refusal = read_chain(&chain, tls->ssl.in_msg, tls->ssl.in_hslen, why, sizeof(why));
+	mbedtls_x509_crt_free(&chain);
+	if (!tls->refusal)
+		return false;
+	say(sentence, sizeof(sentence), "the peer is refused: %s", why);
+	remember(tls, mesh__refusal_name(tls->refusal), sentence);
+	return true;
+}
+
 static enum mesh__refusal judge(struct mesh__tls *tls, mbedtls_x509_crt *chain, char *why, size_t capacity)
 {
 	struct mesh__bundle *bundle;
@@ -174,7 +252,7 @@ static enum mesh__refusal judge(struct mesh__tls *tls, mbedtls_x509_crt *chain, 
 	if (refusal)
 		return refusal;
 	bundle = mesh__credentials_bundle(tls->credentials, mesh__spiffe_id_domain(&tls->peer_id), tls->peer_id.domain_len);
-	refusal = mesh__certificate_verify(chain, bundle, &tls->peer_id, why, capacity);
+	refusal = mesh__certificate_verify(chain, bundle, &tls->credentials->revocations, &tls->peer_id, why, capacity);
 	if (refusal)
 		return refusal;
 	if (tls->has_expected && !mesh__spiffe_id_equal(&tls->peer_id, &tls->expected)) {
@@ -435,7 +513,7 @@ enum mesh__tls_progress mesh__tls_handshake_step(struct mesh__tls *tls, const vo
 		progress = finish(tls);
 	else if (rc != MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE && is_clear_alert(in, len))
 		remember_alert(tls, ((const uint8_t *)in)[RECORD_HEADER_BYTES + 1]);
-	else
+	else if (!explain_certificate(tls))
 		remember_error(tls, rc);
 	if (progress == MESH__TLS_FAILED && tls->is_alert)
 		out->len = said; /* who has ended it does not listen */

@@ -26,7 +26,7 @@ static void verify(mbedtls_x509_crt *chain)
 	if (mesh__bundle_parse(&bundle, id.domain_len ? domain : "prod.example", MESH__BUNDLE_DER, last->raw.p, last->raw.len, true, why, sizeof(why)))
 		bundle = NULL;
 	*why = '\0';
-	refusal = mesh__certificate_verify(chain, bundle, &id, why, sizeof(why));
+	refusal = mesh__certificate_verify(chain, bundle, NULL, &id, why, sizeof(why));
 	if ((refusal != MESH__REFUSAL_NONE) != (*why != '\0') || (!refusal && (!id.len || !bundle)))
 		abort();
 	mesh__bundle_unref(bundle);

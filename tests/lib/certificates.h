@@ -58,6 +58,21 @@ struct certificate_spec {
 	const char *extension;  /* OID in its encoding: one more, holding NULL */
 	size_t extension_len;
 	bool is_extension_critical, is_tampered;
+	const char *permitted[3], *excluded[3]; /* name constraints: "uri:HOST", "dns:NAME", "ip:", "dn:", "mail:" */
+	bool is_name_constraints_optional;
+};
+
+/* A revocation list, signed by `issuer`. All zero else: it revokes nothing, began a minute ago and ends in an hour. */
+struct crl_spec {
+	const struct certificate *issuer, *revoked[3];
+	int64_t from_s, until_s;
+	bool is_without_end, is_tampered, has_critical_extension;
+};
+
+struct crl {
+	uint8_t der[4096];
+	size_t len;
+	char pem[6144];
 };
 
 #define AUTHORITY(domain) .subject = "CN=authority of " domain, .uris = { "spiffe://" domain }, .is_ca = true
@@ -188,6 +203,48 @@ static inline void write_certificate(struct certificate *out, const struct certi
 						  (unsigned char *)out->pem, sizeof(out->pem), &used), 0);
 }
 
+static inline size_t write_subtrees(uint8_t **at, uint8_t *start, const char *const subtrees[3], unsigned char list)
+{
+	static const struct {
+		const char *prefix;
+		unsigned char tag;
+	} kinds[] = { { "mail:", 0x81 }, { "dns:", 0x82 }, { "dn:", 0xa4 }, { "uri:", 0x86 }, { "ip:", 0x87 } };
+	size_t len = 0;
+
+	for (int i = 2; i >= 0; i--) {
+		for (size_t kind = 0; subtrees[i] && kind < sizeof(kinds) / sizeof(*kinds); kind++) {
+			size_t prefix = strlen(kinds[kind].prefix), one = 0;
+
+			if (strncmp(subtrees[i], kinds[kind].prefix, prefix))
+				continue;
+			one += (size_t)mbedtls_asn1_write_raw_buffer(at, start, (const uint8_t *)subtrees[i] + prefix, strlen(subtrees[i]) - prefix);
+			one += (size_t)mbedtls_asn1_write_len(at, start, one);
+			one += (size_t)mbedtls_asn1_write_tag(at, start, kinds[kind].tag);
+			one += (size_t)mbedtls_asn1_write_len(at, start, one);
+			one += (size_t)mbedtls_asn1_write_tag(at, start, MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE);
+			len += one;
+		}
+	}
+	if (!len)
+		return 0;
+	len += (size_t)mbedtls_asn1_write_len(at, start, len);
+	return len + (size_t)mbedtls_asn1_write_tag(at, start, list);
+}
+
+static inline void set_certificate_name_constraints(mbedtls_x509write_cert *writer, const struct certificate_spec *spec)
+{
+	uint8_t room[512], *at = room + sizeof(room);
+	size_t len = write_subtrees(&at, room, spec->excluded, 0xa1);
+
+	len += write_subtrees(&at, room, spec->permitted, 0xa0);
+	if (!len)
+		return;
+	len += (size_t)mbedtls_asn1_write_len(&at, room, len);
+	len += (size_t)mbedtls_asn1_write_tag(&at, room, MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE);
+	assert_int_equal(mbedtls_x509write_crt_set_extension(writer, MBEDTLS_OID_NAME_CONSTRAINTS, MBEDTLS_OID_SIZE(MBEDTLS_OID_NAME_CONSTRAINTS),
+							     !spec->is_name_constraints_optional, at, len), 0);
+}
+
 static inline void make_certificate(struct certificate *out, const struct certificate_spec *spec)
 {
 	static uint32_t serials;
@@ -217,8 +274,91 @@ static inline void make_certificate(struct certificate *out, const struct certif
 	if (spec->extension)
 		assert_int_equal(mbedtls_x509write_crt_set_extension(&writer, spec->extension, spec->extension_len, spec->is_extension_critical, null,
 								     sizeof(null)), 0);
+	set_certificate_name_constraints(&writer, spec);
 	write_certificate(out, spec, &writer);
 	mbedtls_x509write_crt_free(&writer);
+}
+
+static inline size_t write_crl_time(uint8_t **at, uint8_t *start, int64_t from_now_s)
+{
+	time_t when = time(NULL) + from_now_s;
+	char text[16];
+	struct tm tm;
+	size_t len;
+
+	strftime(text, sizeof(text), "%Y%m%d%H%M%SZ", gmtime_r(&when, &tm));
+	len = (size_t)mbedtls_asn1_write_raw_buffer(at, start, (const uint8_t *)text, strlen(text));
+	len += (size_t)mbedtls_asn1_write_len(at, start, len);
+	return len + (size_t)mbedtls_asn1_write_tag(at, start, MBEDTLS_ASN1_GENERALIZED_TIME);
+}
+
+static inline size_t wrap_crl_part(uint8_t **at, uint8_t *start, size_t len, unsigned char tag)
+{
+	len += (size_t)mbedtls_asn1_write_len(at, start, len);
+	return len + (size_t)mbedtls_asn1_write_tag(at, start, tag);
+}
+
+static inline size_t write_crl_algorithm(uint8_t **at, uint8_t *start)
+{
+	size_t len = (size_t)mbedtls_asn1_write_oid(at, start, MBEDTLS_OID_ECDSA_SHA256, MBEDTLS_OID_SIZE(MBEDTLS_OID_ECDSA_SHA256));
+
+	return wrap_crl_part(at, start, len, MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE);
+}
+
+static inline size_t write_crl_entry(uint8_t **at, uint8_t *start, const struct certificate *revoked)
+{
+	size_t len = write_crl_time(at, start, -30);
+	mbedtls_x509_crt crt;
+
+	mbedtls_x509_crt_init(&crt);
+	assert_int_equal(mbedtls_x509_crt_parse_der_with_ext_cb(&crt, revoked->der, revoked->len, 0, NULL, NULL), 0);
+	len += (size_t)mbedtls_asn1_write_raw_buffer(at, start, crt.serial.p, crt.serial.len);
+	len += (size_t)mbedtls_asn1_write_len(at, start, crt.serial.len);
+	len += (size_t)mbedtls_asn1_write_tag(at, start, MBEDTLS_ASN1_INTEGER);
+	mbedtls_x509_crt_free(&crt);
+	return wrap_crl_part(at, start, len, MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE);
+}
+
+/* mbedTLS 3.6 reads revocation lists, but writes none. Source: RFC 5280, section 5.1 */
+static inline void make_crl(struct crl *out, const struct crl_spec *spec)
+{
+	static const uint8_t extensions[] = { 0xa0, 0x11, 0x30, 0x0f, 0x30, 0x0d, 6, 3, 0x55, 0x1d, 0x1b, 1, 1, 0xff, 4, 3, 2, 1, 1 };
+	const unsigned char sequence = MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE;
+	uint8_t room[4096] = { 0 }, *at = room + sizeof(room), signature[MBEDTLS_PK_SIGNATURE_MAX_SIZE], hash[32], *tbs;
+	int64_t until_s = spec->from_s || spec->until_s ? spec->until_s : 3600;
+	size_t len = 0, list = 0, signature_len, tbs_len, used;
+	mbedtls_x509_crt ca;
+
+	if (spec->has_critical_extension)
+		len += (size_t)mbedtls_asn1_write_raw_buffer(&at, room, extensions, sizeof(extensions));
+	for (size_t i = 0; i < 3; i++)
+		if (spec->revoked[i])
+			list += write_crl_entry(&at, room, spec->revoked[i]);
+	len += list ? wrap_crl_part(&at, room, list, sequence) : 0;
+	if (!spec->is_without_end)
+		len += write_crl_time(&at, room, until_s);
+	len += write_crl_time(&at, room, spec->from_s || spec->until_s ? spec->from_s : -60);
+	mbedtls_x509_crt_init(&ca);
+	assert_int_equal(mbedtls_x509_crt_parse_der_with_ext_cb(&ca, spec->issuer->der, spec->issuer->len, 0, NULL, NULL), 0);
+	len += (size_t)mbedtls_asn1_write_raw_buffer(&at, room, ca.subject_raw.p, ca.subject_raw.len);
+	mbedtls_x509_crt_free(&ca);
+	len += write_crl_algorithm(&at, room);
+	len += (size_t)mbedtls_asn1_write_int(&at, room, 1);
+	tbs_len = wrap_crl_part(&at, room, len, sequence);
+	tbs = at;
+	assert_int_equal(mbedtls_md(mbedtls_md_info_from_type(MBEDTLS_MD_SHA256), tbs, tbs_len, hash), 0);
+	assert_int_equal(mbedtls_pk_sign((mbedtls_pk_context *)(uintptr_t)&spec->issuer->key, MBEDTLS_MD_SHA256, hash, sizeof(hash), signature, sizeof(signature),
+					 &signature_len, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE), 0);
+	if (spec->is_tampered)
+		signature[signature_len - 1] ^= 1;
+	at = out->der + sizeof(out->der);
+	len = (size_t)mbedtls_asn1_write_bitstring(&at, out->der, signature, signature_len * 8);
+	len += write_crl_algorithm(&at, out->der);
+	len += (size_t)mbedtls_asn1_write_raw_buffer(&at, out->der, tbs, tbs_len);
+	out->len = wrap_crl_part(&at, out->der, len, sequence);
+	memmove(out->der, at, out->len);
+	assert_int_equal(mbedtls_pem_write_buffer("-----BEGIN X509 CRL-----\n", "-----END X509 CRL-----\n", out->der, out->len, (unsigned char *)out->pem,
+						  sizeof(out->pem), &used), 0);
 }
 
 static inline void free_certificate(struct certificate *certificate)

@@ -238,7 +238,7 @@ static enum mesh__refusal verify_issued(struct mesh__authority *authority, int64
 	assert_memory_equal(issued.key + 3, "\x02\x01\x00\x30", 4);
 	assert_int_equal(mbedtls_pk_parse_key(&key, issued.key, issued.key_len, NULL, 0, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE), 0);
 	assert_int_equal(mbedtls_pk_check_pair(&leaf.pk, &key, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE), 0);
-	refusal = mesh__certificate_verify(&leaf, bundle, &seen, why, sizeof(why));
+	refusal = mesh__certificate_verify(&leaf, bundle, NULL, &seen, why, sizeof(why));
 	if (refusal)
 		print_message("%s\n", why);
 	else

@@ -1,6 +1,7 @@
 #include "../lib/certificates.h"
 
 #include "identity/certificate.h"
+#include "identity/name_constraints.h"
 #include "mesh/error.h"
 
 #include <psa/crypto.h>
@@ -9,6 +10,7 @@
 
 static struct certificate root, stranger, middle, other_root;
 static struct mesh__bundle *bundle;
+static const struct mesh__revocations *revocations; /* what authorities took back; NULL: nothing */
 
 static struct mesh__bundle *new_bundle(const char *domain, const struct certificate *ca)
 {
@@ -56,7 +58,7 @@ static enum mesh__refusal verify(const struct certificate *const *chain, size_t 
 	for (size_t i = 0; !refusal && i < count; i++)
 		refusal = mesh__certificate_parse(&list, chain[i]->der, chain[i]->len, why, capacity);
 	if (!refusal)
-		refusal = mesh__certificate_verify(&list, against, &id, why, capacity);
+		refusal = mesh__certificate_verify(&list, against, revocations, &id, why, capacity);
 	mbedtls_x509_crt_free(&list);
 	return refusal;
 }
@@ -218,8 +220,12 @@ static void bad_intermediates_are_refused_each_for_its_own_reason(void **state)
 		{ { .issuer = &root, .is_ca = true, .from_s = 3600, .until_s = 7200 }, MESH__REFUSAL_NOT_YET_VALID, "is not valid before" },
 		{ { .issuer = &root, .is_ca = true, .is_tampered = true }, MESH__REFUSAL_UNTRUSTED, "\"CN=test\" names \"CN=authority of prod.example\"" },
 		{ { .issuer = &stranger, .is_ca = true }, MESH__REFUSAL_UNTRUSTED, "not signed by" },
+		{ { .issuer = &root, .is_ca = true, .extension = "\x55\x1d\x24", .extension_len = 3, .is_extension_critical = true },
+		  MESH__REFUSAL_CRITICAL_EXTENSION, "2.5.29.36" },
 		{ { .issuer = &root, .is_ca = true, .extension = "\x55\x1d\x1e", .extension_len = 3, .is_extension_critical = true },
-		  MESH__REFUSAL_CRITICAL_EXTENSION, "2.5.29.30" },
+		  MESH__REFUSAL_BAD_ISSUER, "its name constraints cannot be read" },
+		{ { .issuer = &root, .is_ca = true, .extension = "\x55\x1d\x1e", .extension_len = 3 },
+		  MESH__REFUSAL_BAD_ISSUER, "its name constraints cannot be read" },
 	};
 	struct certificate between, leaf;
 	char why[1024];
@@ -288,8 +294,8 @@ static void another_domains_bundle_is_never_asked(void **state)
 	assert_int_equal(mesh__bundle_parse(&empty, "prod.example", MESH__BUNDLE_DER, "", 0, true, why, sizeof(why)), 0);
 	expect(VERIFY(empty, why, &leaf), MESH__REFUSAL_UNTRUSTED, why, "is empty");
 	mbedtls_x509_crt_init(&none);
-	expect(mesh__certificate_verify(&none, bundle, &id, why, sizeof(why)), MESH__REFUSAL_NO_CERTIFICATE, why, "showed no certificate");
-	expect(mesh__certificate_verify(NULL, bundle, &id, why, sizeof(why)), MESH__REFUSAL_NO_CERTIFICATE, why, "showed no certificate");
+	expect(mesh__certificate_verify(&none, bundle, NULL, &id, why, sizeof(why)), MESH__REFUSAL_NO_CERTIFICATE, why, "showed no certificate");
+	expect(mesh__certificate_verify(NULL, bundle, NULL, &id, why, sizeof(why)), MESH__REFUSAL_NO_CERTIFICATE, why, "showed no certificate");
 	mesh__bundle_unref(empty);
 	mesh__bundle_unref(other);
 	free_certificate(&leaf);
@@ -301,6 +307,257 @@ static void another_domains_bundle_is_never_asked(void **state)
 	mesh__bundle_unref(other);
 	free_certificate(&old_root);
 	free_certificate(&old_leaf);
+}
+
+/* --- name constraints --- */
+
+struct constraint_case {
+	const char *permitted[3], *excluded[3];
+	const char *uri, *dns;
+	const char *phrase; /* NULL: it is taken */
+};
+
+/* The leaf below an authority between with these, and below a root with these. */
+static void expect_constrained(const struct constraint_case *test, bool is_optional)
+{
+	struct certificate_spec ca = { .issuer = &root, .subject = "CN=bound", .is_ca = true, .is_name_constraints_optional = is_optional };
+	enum mesh__refusal wanted = test->phrase ? MESH__REFUSAL_NAME_CONSTRAINTS : MESH__REFUSAL_NONE;
+	struct certificate between, bound_root, leaf, low;
+	struct mesh__bundle *bound;
+	char why[1024];
+
+	memcpy(ca.permitted, test->permitted, sizeof(ca.permitted));
+	memcpy(ca.excluded, test->excluded, sizeof(ca.excluded));
+	make_certificate(&between, &ca);
+	make_certificate(&leaf, &(struct certificate_spec){ .issuer = &between, .subject = "CN=leaf", .uris = { test->uri }, .dns = { test->dns } });
+	expect(VERIFY(bundle, why, &leaf, &between), wanted, why, test->phrase ? test->phrase : "");
+	free_certificate(&leaf);
+	/* Through one more between: constraints go all the way down. */
+	make_certificate(&low, &(struct certificate_spec){ .issuer = &between, .subject = "CN=low", .is_ca = true });
+	make_certificate(&leaf, &(struct certificate_spec){ .issuer = &low, .subject = "CN=leaf", .uris = { test->uri }, .dns = { test->dns } });
+	if (!test->phrase || !strstr(test->phrase, "subject's name"))
+		expect(VERIFY(bundle, why, &leaf, &low, &between), wanted, why, test->phrase ? test->phrase : "");
+	free_certificate(&leaf);
+	free_certificate(&low);
+	free_certificate(&between);
+	ca.issuer = NULL;
+	make_certificate(&bound_root, &ca);
+	bound = new_bundle("prod.example", &bound_root);
+	make_certificate(&leaf, &(struct certificate_spec){ .issuer = &bound_root, .subject = "CN=leaf", .uris = { test->uri }, .dns = { test->dns } });
+	expect(VERIFY(bound, why, &leaf), wanted, why, test->phrase ? test->phrase : "");
+	free_certificate(&leaf);
+	free_certificate(&bound_root);
+	mesh__bundle_unref(bound);
+}
+
+static void name_constraints_bind_what_is_below(void **state)
+{
+	static const struct constraint_case cases[] = {
+		{ { "uri:prod.example" }, { 0 }, USERS, NULL, NULL },
+		{ { "uri:PROD.Example" }, { 0 }, USERS, NULL, NULL },
+		{ { "uri:.example" }, { 0 }, USERS, NULL, NULL },
+		{ { "uri:other.example", "uri:.example" }, { 0 }, USERS, NULL, NULL },
+		{ { "uri:prod.example" }, { "uri:.prod.example" }, USERS, NULL, NULL },
+		{ { 0 }, { "uri:staging.example", "uri:rod.example" }, USERS, NULL, NULL },
+		{ { "dns:mesh.local" }, { "ip:1234" }, USERS, NULL, NULL },
+		{ { "dns:shop.svc" }, { 0 }, USERS, "users.shop.svc", NULL },
+		{ { "dns:shop.svc", "uri:prod.example" }, { 0 }, USERS, "shop.svc", NULL },
+		{ { 0 }, { "dns:.other.svc" }, USERS, "users.shop.svc", NULL },
+		{ { "uri:staging.example" }, { 0 }, USERS, NULL, "do not permit the URI \"" USERS "\"" },
+		{ { "uri:rod.example" }, { 0 }, USERS, NULL, "do not permit the URI" },
+		{ { "uri:example" }, { 0 }, USERS, NULL, "do not permit the URI" },
+		{ { "uri:.prod.example" }, { 0 }, USERS, NULL, "do not permit the URI" },
+		{ { "uri:" }, { 0 }, USERS, NULL, "do not permit the URI" },
+		{ { 0 }, { "uri:prod.example" }, USERS, NULL, "exclude the URI \"" USERS "\"" },
+		{ { 0 }, { "uri:staging.example", "uri:.Example" }, USERS, NULL, "exclude the URI" },
+		{ { "uri:prod.example" }, { "uri:prod.example" }, USERS, NULL, "exclude the URI" },
+		{ { 0 }, { "uri:" }, USERS, NULL, "exclude the URI" },
+		{ { "dns:shop.svc" }, { 0 }, USERS, "users.other.svc", "do not permit the DNS name \"users.other.svc\"" },
+		{ { "dns:shop.svc" }, { 0 }, USERS, "workshop.svc", "do not permit the DNS name" },
+		{ { 0 }, { "dns:shop.svc" }, USERS, "users.shop.svc", "exclude the DNS name" },
+		{ { 0 }, { "dns:" }, USERS, "users", "exclude the DNS name" },
+		/* Each has a subject, and nobody here compares those. */
+		{ { "dn:0" }, { 0 }, USERS, NULL, "do not permit its subject's name" },
+		{ { 0 }, { "dn:0" }, USERS, NULL, "exclude its subject's name" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		expect_constrained(&cases[i], false);
+		expect_constrained(&cases[i], true);
+	}
+}
+
+static void an_authority_between_is_bound_by_its_own_uri(void **state)
+{
+	struct certificate between, low, leaf;
+	char why[1024];
+
+	(void)state;
+	make_certificate(&between, &(struct certificate_spec){ .issuer = &root, .subject = "CN=bound", .is_ca = true, .permitted = { "uri:.prod.example" } });
+	make_certificate(&low, &(struct certificate_spec){ .issuer = &between, .subject = "CN=low", .uris = { "spiffe://prod.example" }, .is_ca = true });
+	make_certificate(&leaf, &(struct certificate_spec){ .issuer = &low, .uris = { USERS } });
+	expect(VERIFY(bundle, why, &leaf, &low, &between), MESH__REFUSAL_NAME_CONSTRAINTS, why, "the authority \"CN=bound\" do not permit the URI");
+	free_certificate(&leaf);
+	free_certificate(&low);
+	free_certificate(&between);
+	make_certificate(&leaf, &(struct certificate_spec){ .issuer = &root, .uris = { USERS }, .permitted = { "uri:prod.example" } });
+	expect(VERIFY(bundle, why, &leaf), MESH__REFUSAL_CRITICAL_EXTENSION, why, "belong to an authority");
+	free_certificate(&leaf);
+}
+
+static void uris_are_compared_by_their_host(void **state)
+{
+#define HAS(uri, base) mesh__name_constraints_has_uri(uri, strlen(uri), base, strlen(base))
+	(void)state;
+	assert_true(HAS("https://user@www.prod.example:443/a?b", "www.prod.example"));
+	assert_true(HAS("https://www.prod.example", ".prod.example"));
+	assert_true(HAS("https://a.b.prod.example#x", ".prod.example"));
+	assert_false(HAS("https://prod.example", ".prod.example"));
+	assert_false(HAS("https://www.prod.example", "prod.example"));
+	assert_false(HAS("https://prod.example.evil/prod.example", "prod.example"));
+	assert_false(HAS("https://evil/@prod.example", "prod.example"));
+	assert_false(HAS("mailto:a@prod.example", "prod.example"));
+	assert_false(HAS("urn:prod.example", "prod.example"));
+	assert_false(HAS("https://10.0.0.1/", "10.0.0.1"));
+	assert_false(HAS("https://[::1]/", "[::1]"));
+	assert_false(HAS("https:///a", ""));
+	assert_false(HAS("", "prod.example"));
+}
+
+/* --- revocation --- */
+
+static struct mesh__revocations take_lists(const struct crl_spec *specs, size_t count, struct mesh__bundle *const *bundles, uint32_t bundle_count)
+{
+	struct mesh__revocations made = { 0 };
+	struct crl crl;
+	char why[512] = "";
+
+	for (size_t i = 0; i < count; i++) {
+		make_crl(&crl, &specs[i]);
+		if (i % 2 == 0 ? mesh__revocations_add(&made, bundles, bundle_count, true, crl.der, crl.len, why, sizeof(why))
+			       : mesh__revocations_add(&made, bundles, bundle_count, false, crl.pem, strlen(crl.pem), why, sizeof(why)))
+			fail_msg("%s", why);
+	}
+	return made;
+}
+
+static void what_an_authority_took_back_is_refused(void **state)
+{
+	struct certificate leaf, other, below, deep, twin;
+	struct mesh__revocations lists;
+	struct mesh__bundle *twins;
+	char why[1024];
+
+	(void)state;
+	make_certificate(&leaf, &(struct certificate_spec){ .issuer = &root, .subject = "CN=leaf", .uris = { USERS } });
+	make_certificate(&other, &(struct certificate_spec){ .issuer = &root, .subject = "CN=other", .uris = { USERS } });
+	make_certificate(&below, &(struct certificate_spec){ .issuer = &middle, .subject = "CN=below", .is_ca = true });
+	make_certificate(&deep, &(struct certificate_spec){ .issuer = &below, .subject = "CN=deep", .uris = { USERS } });
+#define TAKE(...) \
+	lists = take_lists((const struct crl_spec[]){ __VA_ARGS__ }, sizeof((const struct crl_spec[]){ __VA_ARGS__ }) / sizeof(struct crl_spec), &bundle, 1); \
+	revocations = &lists
+	TAKE({ .issuer = &root, .revoked = { &leaf } });
+	assert_int_equal(lists.stranger_count, 0);
+	expect(VERIFY(bundle, why, &leaf), MESH__REFUSAL_REVOKED, why, "the certificate \"CN=leaf\" with serial number 10");
+	expect(VERIFY(bundle, why, &other), MESH__REFUSAL_NONE, why, "");
+	expect(VERIFY(bundle, why, &deep, &below, &middle), MESH__REFUSAL_NONE, why, "");
+	mesh__revocations_fini(&lists);
+	/* Two lists of one authority count together, in whichever order. */
+	TAKE({ .issuer = &root, .revoked = { &other } }, { .issuer = &root, .revoked = { &middle, &leaf } });
+	expect(VERIFY(bundle, why, &leaf), MESH__REFUSAL_REVOKED, why, "");
+	expect(VERIFY(bundle, why, &other), MESH__REFUSAL_REVOKED, why, "");
+	expect(VERIFY(bundle, why, &deep, &below, &middle), MESH__REFUSAL_REVOKED, why, "\"CN=middle\"");
+	mesh__revocations_fini(&lists);
+	/* One of an authority that only the chain shows. */
+	TAKE({ .issuer = &middle, .revoked = { &below } });
+	assert_int_equal(lists.stranger_count, 1);
+	expect(VERIFY(bundle, why, &deep, &below, &middle), MESH__REFUSAL_REVOKED, why, "\"CN=below\"");
+	mesh__revocations_fini(&lists);
+	TAKE({ .issuer = &below, .revoked = { &deep } });
+	expect(VERIFY(bundle, why, &deep, &below, &middle), MESH__REFUSAL_REVOKED, why, "\"CN=deep\"");
+	mesh__revocations_fini(&lists);
+	/* Not signed by who it names, by somebody of the same name, or by who may not: none of that counts. */
+	TAKE({ .issuer = &root, .revoked = { &leaf }, .is_tampered = true }, { .issuer = &stranger, .revoked = { &leaf } },
+	     { .issuer = &other_root, .revoked = { &leaf } });
+	assert_int_equal(lists.stranger_count, 3);
+	expect(VERIFY(bundle, why, &leaf), MESH__REFUSAL_NONE, why, "");
+	mesh__revocations_fini(&lists);
+	make_certificate(&twin, &(struct certificate_spec){ AUTHORITY("prod.example"), .key_usage = MBEDTLS_X509_KU_KEY_CERT_SIGN });
+	twins = new_bundle("prod.example", &twin);
+	make_certificate(&leaf, &(struct certificate_spec){ .issuer = &twin, .subject = "CN=leaf", .uris = { USERS } });
+	lists = take_lists(&(struct crl_spec){ .issuer = &twin, .revoked = { &leaf } }, 1, &twins, 1);
+	expect(VERIFY(twins, why, &leaf), MESH__REFUSAL_NONE, why, "");
+	mesh__revocations_fini(&lists);
+	mesh__bundle_unref(twins);
+	revocations = NULL;
+	free_certificate(&twin);
+	free_certificate(&leaf);
+	free_certificate(&other);
+	free_certificate(&below);
+	free_certificate(&deep);
+}
+
+static void a_list_that_is_late_leaves_nothing_certain(void **state)
+{
+	struct certificate leaf, gone;
+	struct mesh__revocations lists;
+	char why[1024];
+
+	(void)state;
+	make_certificate(&leaf, &(struct certificate_spec){ .issuer = &root, .subject = "CN=leaf", .uris = { USERS } });
+	make_certificate(&gone, &(struct certificate_spec){ .issuer = &root, .subject = "CN=gone", .uris = { USERS } });
+	TAKE({ .issuer = &root, .revoked = { &gone }, .from_s = -7200, .until_s = -3600 });
+	expect(VERIFY(bundle, why, &leaf), MESH__REFUSAL_STALE_CRL, why, "revocation list of \"CN=authority of prod.example\" should have been renewed by 20");
+	expect(VERIFY(bundle, why, &gone), MESH__REFUSAL_REVOKED, why, "\"CN=gone\"");
+	mesh__revocations_fini(&lists);
+	TAKE({ .issuer = &root, .revoked = { &gone }, .from_s = -7200, .until_s = -3600 }, { .issuer = &root, .revoked = { 0 } });
+	expect(VERIFY(bundle, why, &leaf), MESH__REFUSAL_NONE, why, "");
+	expect(VERIFY(bundle, why, &gone), MESH__REFUSAL_REVOKED, why, "\"CN=gone\"");
+	mesh__revocations_fini(&lists);
+	TAKE({ .issuer = &root, .from_s = 3600, .until_s = 7200 });
+	expect(VERIFY(bundle, why, &leaf), MESH__REFUSAL_STALE_CRL, why, "is not valid before 20");
+	mesh__revocations_fini(&lists);
+	TAKE({ .issuer = &other_root, .from_s = -7200, .until_s = -3600 });
+	expect(VERIFY(bundle, why, &leaf), MESH__REFUSAL_NONE, why, "");
+	mesh__revocations_fini(&lists);
+	revocations = NULL;
+	free_certificate(&leaf);
+	free_certificate(&gone);
+}
+
+static void a_list_that_cannot_be_used_is_refused(void **state)
+{
+	struct mesh__revocations lists = { 0 };
+	struct crl crl, part;
+	char why[512], text[8192];
+
+	(void)state;
+	make_crl(&crl, &(struct crl_spec){ .issuer = &root, .revoked = { &middle } });
+	make_crl(&part, &(struct crl_spec){ .issuer = &root, .has_critical_extension = true });
+#define REFUSES(der, data, len, phrase)                                                                                          \
+	assert_int_equal(mesh__revocations_add(&lists, &bundle, 1, der, data, len, why, sizeof(why)), MESH_E_CORRUPT);          \
+	if (!strstr(why, phrase))                                                                                               \
+		fail_msg("\"%s\" does not say \"%s\"", why, phrase)
+	for (size_t len = 1; len < crl.len; len++) {
+		REFUSES(true, crl.der, len, "revocation list 1: it is none that can be read");
+	}
+	REFUSES(true, "", 0, "it is empty");
+	REFUSES(true, root.der, root.len, "it is none that can be read");
+	REFUSES(true, part.der, part.len, "not of all certificates");
+	make_crl(&part, &(struct crl_spec){ .issuer = &root, .is_without_end = true });
+	REFUSES(true, part.der, part.len, "no nextUpdate");
+	REFUSES(false, crl.pem, strlen(crl.pem) / 2, "cut off");
+	REFUSES(false, root.pem, strlen(root.pem), "a block of another kind");
+	REFUSES(false, "half a fi", 9, "no line begins with");
+	REFUSES(false, "a\0b", 3, "not text");
+	assert_int_equal(lists.count, 0);
+	assert_int_equal(mesh__revocations_add(&lists, &bundle, 1, false, " \n", 2, why, sizeof(why)), 0);
+	assert_int_equal(lists.count, 0);
+	snprintf(text, sizeof(text), "the newest:\n%s%s", crl.pem, crl.pem);
+	assert_int_equal(mesh__revocations_add(&lists, &bundle, 1, false, text, strlen(text), why, sizeof(why)), 0);
+	assert_int_equal(lists.count, 2);
+	mesh__revocations_fini(&lists);
 }
 
 static void every_cut_of_a_certificate_is_malformed(void **state)
@@ -360,6 +617,12 @@ int main(void)
 		cmocka_unit_test(a_path_length_is_kept),
 		cmocka_unit_test(a_chain_without_end_is_refused),
 		cmocka_unit_test(another_domains_bundle_is_never_asked),
+		cmocka_unit_test(name_constraints_bind_what_is_below),
+		cmocka_unit_test(an_authority_between_is_bound_by_its_own_uri),
+		cmocka_unit_test(uris_are_compared_by_their_host),
+		cmocka_unit_test(what_an_authority_took_back_is_refused),
+		cmocka_unit_test(a_list_that_is_late_leaves_nothing_certain),
+		cmocka_unit_test(a_list_that_cannot_be_used_is_refused),
 		cmocka_unit_test(every_cut_of_a_certificate_is_malformed),
 		cmocka_unit_test(facts_are_read_and_escaped),
 	};

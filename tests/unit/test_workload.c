@@ -136,7 +136,6 @@ static void a_message_is_taken_whole(void **state)
 	put_svid(&message, USERS, &users, NULL, 0);
 	put_svid(&message, ORDERS, &orders, "internal", 0);
 	put_federated(&message, "spiffe://partner.example", &stranger);
-	put(&message, 2, "a CRL", 5);
 	put(&message, 99, "of a newer agent", 16);
 	made = parse_good(&message);
 	assert_int_equal(made->svid_count, 2);
@@ -217,6 +216,42 @@ static void our_own_bundle_comes_before_a_federated_one(void **state)
 	mesh__credentials_unref(made);
 }
 
+static void revocation_lists_come_with_a_message_or_refuse_it(void **state)
+{
+	struct message message = { .len = 0 };
+	struct mesh__credentials *made;
+	struct crl crl, strange, late;
+
+	(void)state;
+	make_crl(&crl, &(struct crl_spec){ .issuer = &root, .revoked = { &orders } });
+	make_crl(&strange, &(struct crl_spec){ .issuer = &stranger, .revoked = { &users } });
+	make_crl(&late, &(struct crl_spec){ .issuer = &root, .from_s = -200, .until_s = -100 });
+	/* Before the bundles, whose authority is to be found. */
+	put(&message, 2, crl.der, crl.len);
+	put(&message, 2, strange.der, strange.len);
+	put_svid(&message, USERS, &users, NULL, 0);
+	made = parse_good(&message);
+	assert_int_equal(made->revocations.count, 2);
+	assert_int_equal(made->revocations.stranger_count, 1);
+	assert_true(mesh__revocations_name(&made->revocations, &made->svids[0]->chain) == false);
+	mesh__credentials_unref(made);
+	put_federated(&message, "spiffe://partner.example", &stranger);
+	made = parse_good(&message);
+	assert_int_equal(made->revocations.stranger_count, 0);
+	mesh__credentials_unref(made);
+	put(&message, 2, "a CRL", 5);
+	refused(&message, MESH_E_CORRUPT, "crl cannot be used, so all of its message was discarded: revocation list 3");
+	/* What we would show is taken back, or nobody can know. */
+	message.len = 0;
+	put_svid(&message, ORDERS, &orders, NULL, 0);
+	put(&message, 2, crl.der, crl.len);
+	refused(&message, MESH_E_CORRUPT, "was revoked by who signed it");
+	message.len = 0;
+	put_svid(&message, USERS, &users, NULL, 0);
+	put(&message, 2, late.der, late.len);
+	refused(&message, MESH_E_IDENTITY, "should have been renewed by");
+}
+
 /* Cut at any byte; only behind the first SVID is it a whole message. */
 static void a_cut_message_is_refused_wherever_it_is_cut(void **state)
 {
@@ -267,6 +302,7 @@ int main(void)
 		cmocka_unit_test(an_empty_mandatory_field_discards_the_message),
 		cmocka_unit_test(what_does_not_fit_together_is_refused),
 		cmocka_unit_test(our_own_bundle_comes_before_a_federated_one),
+		cmocka_unit_test(revocation_lists_come_with_a_message_or_refuse_it),
 		cmocka_unit_test(a_cut_message_is_refused_wherever_it_is_cut),
 		cmocka_unit_test(varints_end_where_they_must),
 	};
