@@ -42,12 +42,6 @@ void mesh__certificate_say(char *why, size_t capacity, const char *format, ...) 
 enum mesh__refusal mesh__certificate_parse(mbedtls_x509_crt *list, const uint8_t *der, size_t len, char *why, size_t capacity);
 
 /*
- * Clears the critical mark, in place, of the extensions that mbedTLS alone would not parse a certificate with. For a parse whose result is not what is
- * judged: its signature is broken by that. true: there was one.
- */
-bool mesh__certificate_hide_critical(uint8_t *der, size_t len);
-
-/*
  * Adds all of a file or message to the list: concatenated DER, or PEM (which needs no NUL; text around the blocks is fine, blocks of
  * another kind are not). Nothing at all is no error: *count is 0. The first that is wrong ends it: MESH_E_CORRUPT or MESH_E_NOMEM;
  * the list then holds those before it.

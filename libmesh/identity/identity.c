@@ -255,25 +255,37 @@ static bool lacks_some(const struct mesh__credentials *newest, const struct mesh
 	return false;
 }
 
-static enum mesh__verdict_on_old judge_superseded(struct mesh__identity *identity, const char *own_id, const struct mesh__spiffe_id *peer)
+/* Only of who is named in a list is all verified again: that costs milliseconds. */
+static bool is_revoked(const struct mesh__credentials *credentials, const struct mesh__spiffe_id *peer, const mbedtls_x509_crt *chain)
+{
+	struct mesh__bundle *bundle = mesh__credentials_bundle(credentials, mesh__spiffe_id_domain(peer), peer->domain_len);
+	struct mesh__spiffe_id id;
+
+	return mesh__revocations_name(&credentials->revocations, chain) &&
+	       mesh__certificate_verify((mbedtls_x509_crt *)(uintptr_t)chain, bundle, &credentials->revocations, &id, NULL, 0) == MESH__REFUSAL_REVOKED;
+}
+
+static enum mesh__verdict_on_old judge_superseded(struct mesh__identity *identity, const char *own_id, const struct mesh__spiffe_id *peer,
+						  const mbedtls_x509_crt *peer_chain)
 {
 	struct mesh__credentials *newest = take_newest(identity);
 	enum mesh__verdict_on_old verdict = MESH__OLD_DRAINS;
 
-	if (!newest || (own_id && *own_id && !has_id(newest, own_id)) || (peer && peer->len && !trusts(newest, peer)))
+	if (!newest || (own_id && *own_id && !has_id(newest, own_id)) || (peer && peer->len && !trusts(newest, peer)) ||
+	    (peer && peer->len && peer_chain && is_revoked(newest, peer, peer_chain)))
 		verdict = MESH__OLD_ENDS;
 	mesh__credentials_unref(newest);
 	return verdict;
 }
 
 enum mesh__verdict_on_old mesh__identity_judge(struct mesh__identity *identity, const struct mesh__credentials *used, const char *own_id,
-					       const struct mesh__spiffe_id *peer, int64_t peer_not_after_s)
+					       const struct mesh__spiffe_id *peer, const mbedtls_x509_crt *peer_chain, int64_t peer_not_after_s)
 {
 	const struct mesh__svid *own;
 	int64_t now_s;
 
 	if (used->number != mesh__identity_generation(identity))
-		return judge_superseded(identity, own_id, peer);
+		return judge_superseded(identity, own_id, peer, peer_chain);
 	/* Nothing newer came. What has expired makes no new streams; those that are open may end. */
 	now_s = wall_s();
 	own = own_id && *own_id ? mesh__credentials_svid(used, own_id, NULL) : first_to_end(used);
@@ -311,6 +323,7 @@ void mesh__identity_deliver(struct mesh__identity_source *source, struct mesh__c
 {
 	struct mesh__identity *identity = source->identity;
 	const struct mesh__svid *first = first_to_end(credentials);
+	uint32_t stranger_count = credentials->revocations.stranger_count;
 	struct mesh__clocks now = read_clocks();
 	struct mesh__credentials *old;
 	bool is_narrower;
@@ -333,9 +346,12 @@ void mesh__identity_deliver(struct mesh__identity_source *source, struct mesh__c
 	atomic_store_explicit(&identity->generation, credentials->number, memory_order_release);
 	log_new(identity, credentials->svids[0], credentials->number);
 	mesh__gauge_set(identity->expiration, (uint64_t)first->facts.not_after_s);
-	is_narrower = old && lacks_some(credentials, old);
+	is_narrower = old && (credentials->revocations.count || lacks_some(credentials, old));
 	pthread_mutex_unlock(&identity->shared.lock);
 	mesh__counter_add(identity->refreshes, mesh__shard_mine(), 1);
+	if (stranger_count)
+		mesh__log_write(identity->opts.log, MESH_LOG_WARN, "identity: %s: %u revocation list%s signed by no authority in our bundles: of no use, unless a peer shows one that did",
+				source->uri, stranger_count, stranger_count == 1 ? " is" : "s are");
 	mesh__credentials_unref(old);
 	if (is_narrower)
 		identity->opts.on_withdrawn(identity->opts.user);

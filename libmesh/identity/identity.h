@@ -77,12 +77,12 @@ int mesh__identity_expected(const struct mesh__identity *identity, const struct 
 
 /*
  * What connections made with an older generation have to do now: nothing, go away gently (GOAWAY: a newer generation is there, spread over time by the
- * caller; or it expires soon), or end at once (its SVID or the peer's trust domain was revoked). thread any, cheap: asked once a second per connection,
- * and after on_withdrawn().
+ * caller; or it expires soon), or end at once (its SVID, the peer's, or the peer's trust domain was revoked). `peer_chain`: what the peer showed. thread
+ * any, cheap: asked once a second per connection, and after on_withdrawn().
  */
 enum mesh__verdict_on_old { MESH__OLD_STAYS, MESH__OLD_DRAINS, MESH__OLD_ENDS };
 enum mesh__verdict_on_old mesh__identity_judge(struct mesh__identity *identity, const struct mesh__credentials *used, const char *own_id,
-					       const struct mesh__spiffe_id *peer, int64_t peer_not_after_s);
+					       const struct mesh__spiffe_id *peer, const mbedtls_x509_crt *peer_chain, int64_t peer_not_after_s);
 
 /* For mesh_identity_list() and the shared-memory page: filled under a short lock. thread any */
 struct mesh__identity_status {

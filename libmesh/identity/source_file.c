@@ -1,7 +1,8 @@
 /*
  * file:DIR, a directory that somebody else keeps: a Secret that Kubernetes mounts (tls.crt, tls.key, ca.crt; cert-manager writes the
  * same), or spiffe-helper's svid.pem, svid_key.pem, svid_bundle.pem. ca.crt and bundles hold who signs for our own trust domain; other
- * trust domains are in bundle.json (ours, too, as a SPIFFE bundle) and bundles/DOMAIN.pem or .json.
+ * trust domains are in bundles/DOMAIN.pem or .json. Without ca.crt, bundle.json or svid_bundle.json is our own, as a SPIFFE bundle. crl.pem, if it is there, holds
+ * revocation lists of any of these authorities.
  *
  * The directory and bundles/ are watched. Kubernetes swaps the link ..data, which is one event; spiffe-helper writes one file after the
  * other: a change is looked at once nothing has happened for 50 ms. Only a set that fits together counts, as a whole; else the last good one
@@ -39,10 +40,15 @@ struct names {
 	const char *chain, *key, *bundle;
 };
 
+#define CRL_NAME "crl.pem"
+
 static const struct names known_names[] = {
 	{ "tls.crt", "tls.key", "ca.crt" },
 	{ "svid.pem", "svid_key.pem", "svid_bundle.pem" },
 };
+
+/* A SPIFFE bundle instead; the second is spiffe-helper's usual name. */
+static const char *const json_names[] = { "bundle.json", "svid_bundle.json" };
 
 struct dir {
 	struct mesh__identity_source *source;
@@ -62,8 +68,9 @@ struct content {
 
 /* One set, as read. */
 struct set {
-	struct content chain, key, bundle, json;
+	struct content chain, key, bundle, json, crl;
 	const struct names *names;
+	const char *json_name;
 	struct mesh__credentials *credentials;
 };
 
@@ -289,7 +296,7 @@ static int find_domain(struct dir *dir, const struct set *set, char domain[MESH_
 	return 0;
 }
 
-/* ca.crt, or else bundle.json: whoever has neither could trust nobody, not even its own. */
+/* ca.crt, or else a SPIFFE bundle: whoever has neither could trust nobody, not even its own. */
 static int add_own_bundle(struct dir *dir, struct set *set)
 {
 	char domain[MESH__TRUST_DOMAIN_MAX + 1];
@@ -299,7 +306,18 @@ static int add_own_bundle(struct dir *dir, struct set *set)
 		return rc;
 	if (set->bundle.data)
 		return add_bundle(dir, set, set->names->bundle, domain, MESH__BUNDLE_PEM, &set->bundle);
-	return add_bundle(dir, set, "bundle.json", domain, MESH__BUNDLE_JWKS, &set->json);
+	return add_bundle(dir, set, set->json_name, domain, MESH__BUNDLE_JWKS, &set->json);
+}
+
+static int add_crl(struct dir *dir, struct set *set)
+{
+	char reason[REASON_MAX] = "";
+	int rc = read_file(dir, CRL_NAME, false, true, &set->crl);
+
+	if (rc)
+		return rc == MESH_E_NOT_FOUND ? 0 : rc;
+	rc = mesh__credentials_add_crl(set->credentials, false, set->crl.data, set->crl.len, reason, sizeof(reason));
+	return rc ? fail(dir, rc, rc == MESH_E_NOMEM ? "nomem" : "crl", "%.200s/%s cannot be used: %s", dir->path, CRL_NAME, reason) : 0;
 }
 
 static int add_svid(struct dir *dir, struct set *set)
@@ -328,7 +346,10 @@ static int read_set(struct dir *dir, struct set *set)
 	rc = read_file(dir, set->names->bundle, false, true, &set->bundle);
 	if (rc != MESH_E_NOT_FOUND)
 		return rc;
-	rc = read_file(dir, "bundle.json", false, true, &set->json);
+	for (size_t i = 0; rc == MESH_E_NOT_FOUND && i < sizeof(json_names) / sizeof(*json_names); i++) {
+		set->json_name = json_names[i];
+		rc = read_file(dir, set->json_name, false, true, &set->json);
+	}
 	if (rc == MESH_E_NOT_FOUND)
 		return fail(dir, rc, "missing", "%s has neither %s nor bundle.json: whom to trust is not said", dir->path, set->names->bundle);
 	return rc;
@@ -345,6 +366,8 @@ static int read_all(struct dir *dir, struct set *set)
 		rc = add_own_bundle(dir, set);
 	if (!rc)
 		rc = add_other_bundles(dir, set);
+	if (!rc)
+		rc = add_crl(dir, set);
 	return rc ? rc : add_svid(dir, set);
 }
 
@@ -366,6 +389,7 @@ static int look(struct dir *dir)
 	free_content(&set.chain);
 	free_content(&set.bundle);
 	free_content(&set.json);
+	free_content(&set.crl);
 	return rc;
 }
 

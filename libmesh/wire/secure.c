@@ -244,7 +244,7 @@ enum mesh__verdict_on_old mesh__secure_judge(struct mesh__secure *secure, struct
 {
 	enum mesh__verdict_on_old verdict =
 		mesh__identity_judge(secure->opts->identity, mesh__tls_credentials(secure->tls), mesh__tls_svid(secure->tls)->facts.id.text,
-				     mesh__tls_peer_id(secure->tls), mesh__tls_peer_not_after_s(secure->tls));
+				     mesh__tls_peer_id(secure->tls), mesh__tls_peer_chain(secure->tls), mesh__tls_peer_not_after_s(secure->tls));
 
 	if (verdict != MESH__OLD_DRAINS)
 		return verdict;

@@ -226,6 +226,25 @@ static enum mesh__refusal read_chain(mbedtls_x509_crt *chain, uint8_t *message, 
 	return refusal;
 }
 
+/* What our own parse takes, and that of a handshake does not: mbedTLS 3.6 asks nobody there about extensions that it does not know. */
+static enum mesh__refusal find_unreadable(const mbedtls_x509_crt *chain, char *why, size_t capacity)
+{
+	for (unsigned number = 1; chain && chain->raw.p; chain = chain->next, number++) {
+		mbedtls_x509_crt crt;
+		int rc;
+
+		mbedtls_x509_crt_init(&crt);
+		rc = mbedtls_x509_crt_parse_der_nocopy(&crt, chain->raw.p, chain->raw.len);
+		mbedtls_x509_crt_free(&crt);
+		if (!rc)
+			continue;
+		say(why, capacity, "certificate %u of what it showed: it has critical name constraints, which mbedTLS 3.6 cannot take in a handshake (it can where they "
+				   "are not critical, or the root's)", number);
+		return MESH__REFUSAL_CRITICAL_EXTENSION;
+	}
+	return MESH__REFUSAL_NONE;
+}
+
 /* mbedTLS has given up at the peer's certificate: which, and why? false: not there. */
 static bool explain_certificate(struct mesh__tls *tls)
 {
@@ -236,6 +255,8 @@ static bool explain_certificate(struct mesh__tls *tls)
 		return false;
 	mbedtls_x509_crt_init(&chain);
 	tls->refusal = read_chain(&chain, tls->ssl.in_msg, tls->ssl.in_hslen, why, sizeof(why));
+	if (!tls->refusal)
+		tls->refusal = find_unreadable(&chain, why, sizeof(why));
 	mbedtls_x509_crt_free(&chain);
 	if (!tls->refusal)
 		return false;
@@ -602,6 +623,11 @@ ssize_t mesh__tls_decrypt(struct mesh__tls *tls, uint8_t *plain, size_t capacity
 const struct mesh__spiffe_id *mesh__tls_peer_id(const struct mesh__tls *tls)
 {
 	return &tls->peer_id;
+}
+
+const mbedtls_x509_crt *mesh__tls_peer_chain(const struct mesh__tls *tls)
+{
+	return mbedtls_ssl_get_peer_cert(&tls->ssl);
 }
 
 int64_t mesh__tls_peer_not_after_s(const struct mesh__tls *tls)

@@ -76,6 +76,7 @@ ssize_t mesh__tls_decrypt(struct mesh__tls *tls, uint8_t *plain, size_t capacity
 
 /* Once the handshake is done. */
 const struct mesh__spiffe_id *mesh__tls_peer_id(const struct mesh__tls *tls);
+const mbedtls_x509_crt *mesh__tls_peer_chain(const struct mesh__tls *tls); /* as it was shown, leaf first; borrowed */
 int64_t mesh__tls_peer_not_after_s(const struct mesh__tls *tls);
 const char *mesh__tls_suite(const struct mesh__tls *tls);
 const struct mesh__credentials *mesh__tls_credentials(const struct mesh__tls *tls);

@@ -243,6 +243,124 @@ static void a_set_that_comes_later_is_found(void **state)
 	mesh_close(m);
 }
 
+/* Text of a SPIFFE bundle with one authority. */
+static void write_jwks(const char *leaf, const struct certificate *ca)
+{
+	static char text[8192];
+	char *to = text + sprintf(text, "{\"keys\": [{\"use\": \"jwt-svid\", \"kty\": \"EC\"}, {\"use\": \"x509-svid\", \"kty\": \"EC\", \"x5c\": [\"");
+
+	for (const char *line = strchr(ca->pem, '\n') + 1; *line != '-'; line = strchr(line, '\n') + 1) {
+		size_t len = strcspn(line, "\n");
+
+		memcpy(to, line, len);
+		to += len;
+	}
+	strcpy(to, "\"]}], \"spiffe_sequence\": 1, \"spiffe_refresh_hint\": 300}");
+	write_file(leaf, text, 0644);
+}
+
+static void bundles_may_be_jwk_sets(void **state)
+{
+	static const char *const names[] = { "bundle.json", "svid_bundle.json" };
+	struct mesh__credentials *now;
+	char why[512], path[256];
+	mesh *m;
+
+	(void)state;
+	for (size_t i = 0; i < 2; i++) {
+		assert_int_equal(i ? make_dir(NULL) : 0, 0);
+		write_file("svid.pem", users.pem, 0644);
+		write_file("svid_key.pem", users.key_pem, 0600);
+		snprintf(path, sizeof(path), "%s/bundles", dir);
+		assert_int_equal(mkdir(path, 0700), 0);
+		write_jwks("bundles/partner.example.json", &stranger);
+		m = OPEN_MESH("users", "tls", "on", "identity", uri);
+		assert_true(has_failed(m, "has neither svid_bundle.pem nor bundle.json"));
+		write_jwks(names[i], &root);
+		WAIT_FOR(generation(m) == 1);
+		now = mesh__identity_take(m->identity, why, sizeof(why));
+		assert_non_null(now);
+		assert_int_equal(now->bundle_count, 2);
+		assert_memory_equal(mesh__credentials_bundle(now, "prod.example", 12)->cas.raw.p, root.der, root.len);
+		assert_memory_equal(mesh__credentials_bundle(now, "partner.example", 15)->cas.raw.p, stranger.der, stranger.len);
+		mesh__credentials_unref(now);
+		write_file("bundles/partner.example.json", "{\"keys\": [{\"use\": \"x509-svid\"}]}", 0644);
+		WAIT_FOR(has_failed(m, "bundles/partner.example.json cannot be used"));
+		assert_true(has_failed(m, "key 1 of the JWK set"));
+		/* The same trust domain twice, as PEM and as JWK set. */
+		write_jwks("bundles/partner.example.json", &stranger);
+		write_file("bundles/partner.example.pem", stranger.pem, 0644);
+		WAIT_FOR(has_failed(m, "there is a bundle for its trust domain already"));
+		assert_int_equal(generation(m), 1);
+		mesh_close(m);
+	}
+}
+
+static int call_once(mesh_client *client, char *message, size_t capacity)
+{
+	struct mesh_call_options opts = http_call("/echo");
+	struct mesh_error err = MESH_ERROR_INIT;
+	mesh_call *done = NULL;
+	int rc = mesh_client_call(client, &opts, &done, &err);
+
+	mesh_call_unref(done);
+	snprintf(message, capacity, "%s", err.message);
+	return rc;
+}
+
+static void write_party(const struct certificate *leaf)
+{
+	write_file("tls.crt", leaf->pem, 0644);
+	write_file("tls.key", leaf->key_pem, 0600);
+	write_file("ca.crt", root.pem, 0644);
+}
+
+/* crl.pem: what is revoked is refused, and the connection that it had ends. */
+static void a_revoked_peer_loses_its_connection_and_gets_no_new_one(void **state)
+{
+	struct certificate server_leaf, client_leaf;
+	struct crl crl;
+	char servers_dir[sizeof(dir)], message[512];
+	mesh_server *server;
+	mesh_client *client;
+	mesh *users_mesh, *shop;
+
+	(void)state;
+	make_certificate(&server_leaf, &(struct certificate_spec){ .issuer = &root, .subject = "CN=server", .uris = { USERS } });
+	make_certificate(&client_leaf, &(struct certificate_spec){ .issuer = &root, .subject = "CN=client", .uris = { "spiffe://prod.example/ns/shop/sa/shop" } });
+	write_party(&server_leaf);
+	memcpy(servers_dir, dir, sizeof(dir));
+	users_mesh = OPEN_MESH("users", "tls", "on", "identity", uri, "namespace", "shop");
+	server = new_server(users_mesh, NULL);
+	add_handler(server, "/echo", 0, answer_echo, NULL);
+	start_server(server);
+	assert_int_equal(make_dir(NULL), 0);
+	write_party(&client_leaf);
+	shop = OPEN_MESH("shop", "tls", "on", "identity", uri, "namespace", "shop");
+	client = new_client(shop, "users");
+	assert_int_equal(call_once(client, message, sizeof(message)), 0);
+	memcpy(dir, servers_dir, sizeof(dir));
+	write_file("crl.pem", "half a fi", 0644);
+	WAIT_FOR(has_failed(users_mesh, "crl.pem cannot be used: revocation list 1: it is not PEM"));
+	assert_int_equal(generation(users_mesh), 1);
+	assert_int_equal(call_once(client, message, sizeof(message)), 0);
+	make_crl(&crl, &(struct crl_spec){ .issuer = &root, .revoked = { &client_leaf } });
+	write_file("crl.pem", crl.pem, 0644);
+	WAIT_FOR(generation(users_mesh) == 2);
+	WAIT_FOR(call_once(client, message, sizeof(message)) != 0);
+	WAIT_FOR(call_once(client, message, sizeof(message)) != 0 && strstr(message, "certificate revoked"));
+	/* Taken back no more. */
+	write_file("crl.pem", "", 0644);
+	WAIT_FOR(generation(users_mesh) == 3);
+	WAIT_FOR(call_once(client, message, sizeof(message)) == 0);
+	mesh_client_free(client);
+	mesh_server_free(server);
+	mesh_close(shop);
+	mesh_close(users_mesh);
+	free_certificate(&server_leaf);
+	free_certificate(&client_leaf);
+}
+
 static void a_key_that_others_can_read_is_refused(void **state)
 {
 	const struct mesh_setting settings[] = { { "tls", "on" }, { "identity", uri } };
@@ -695,6 +813,8 @@ int main(void)
 		cmocka_unit_test_setup(files_written_one_after_another_become_one_generation, make_dir),
 		cmocka_unit_test_setup(a_secret_of_kubernetes_is_swapped_as_a_whole, make_dir),
 		cmocka_unit_test_setup(a_set_that_comes_later_is_found, make_dir),
+		cmocka_unit_test_setup(bundles_may_be_jwk_sets, make_dir),
+		cmocka_unit_test_setup(a_revoked_peer_loses_its_connection_and_gets_no_new_one, make_dir),
 		cmocka_unit_test_setup(a_key_that_others_can_read_is_refused, make_dir),
 		cmocka_unit_test(what_is_taken_back_ends_at_once),
 		cmocka_unit_test_setup(a_missed_renewal_is_seen_everywhere, make_dir),

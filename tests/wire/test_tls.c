@@ -638,9 +638,10 @@ int mesh__identity_expected(const struct mesh__identity *identity, const struct 
 }
 
 enum mesh__verdict_on_old mesh__identity_judge(struct mesh__identity *identity, const struct mesh__credentials *used, const char *own_id,
-					       const struct mesh__spiffe_id *peer, int64_t peer_not_after_s)
+					       const struct mesh__spiffe_id *peer, const mbedtls_x509_crt *peer_chain, int64_t peer_not_after_s)
 {
 	assert_int_equal(used->number, 7);
+	assert_true(peer_chain && peer_chain->raw.len);
 	assert_true(peer->len && peer_not_after_s && own_id[0]);
 	return (enum mesh__verdict_on_old)identity->verdict;
 }
