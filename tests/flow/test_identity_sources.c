@@ -775,33 +775,32 @@ static void the_identity_that_a_hint_names_is_ours(void **state)
 /* Else every connection would make way for one like itself, over and over. */
 static void another_identity_that_expires_ends_no_connection(void **state)
 {
-	static struct message message;
+	static struct agent_message message;
+	static struct agent agent;
+	const struct certificate *own = &root;
 	struct certificate brief;
-	mesh *agent = OPEN_MESH("agent", "tls", "off"), *m;
-	mesh_server *server = new_server(agent, NULL);
 	struct mesh__credentials *now;
 	struct mesh__spiffe_id peer;
-	char endpoint[128];
 	const char *why;
+	mesh *m;
 
 	(void)state;
 	make_certificate(&brief, &(struct certificate_spec){ .issuer = &root, .uris = { "spiffe://prod.example/job" }, .from_s = -60, .until_s = 2 });
 	message.len = 0;
-	put_svid(&message, USERS, &users, &root, "");
-	put_svid(&message, "spiffe://prod.example/job", &brief, &root, "");
-	add_handler(server, "/SpiffeWorkloadAPI/FetchX509SVID", MESH_HANDLER_GRPC, answer_message, &message);
-	start_server(server);
-	snprintf(endpoint, sizeof(endpoint), "spiffe:tcp://%s", mesh_server_address(server));
-	m = OPEN_MESH("users", "tls", "on", "identity", endpoint);
-	WAIT_FOR(has_failed(m, "prod.example/job expired"));
+	add_svid(&message, USERS, &users, &own, 1);
+	add_svid(&message, "spiffe://prod.example/job", &brief, &own, 1);
+	agent_start(&agent);
+	agent_say(&agent, &message);
+	m = OPEN_MESH("users", "tls", "on", "identity", agent.endpoint);
+	WAIT_FOR(generation(m) == 1);
+	WAIT_FOR((agent_say(&agent, &message), poll(NULL, 0, 50), has_failed(m, "prod.example/job expired")));
 	assert_int_equal(mesh__spiffe_id_parse(&peer, USERS, strlen(USERS), &why), 0);
 	now = mesh__identity_peek(m->identity);
-	assert_int_equal(mesh__identity_judge(m->identity, now, "spiffe://prod.example/job", &peer, 0), MESH__OLD_DRAINS);
-	assert_int_equal(mesh__identity_judge(m->identity, now, USERS, &peer, 0), MESH__OLD_STAYS);
+	assert_int_equal(mesh__identity_judge(m->identity, now, "spiffe://prod.example/job", &peer, NULL, 0), MESH__OLD_DRAINS);
+	assert_int_equal(mesh__identity_judge(m->identity, now, USERS, &peer, NULL, 0), MESH__OLD_STAYS);
 	mesh__credentials_unref(now);
 	mesh_close(m);
-	mesh_server_free(server);
-	mesh_close(agent);
+	agent_stop(&agent);
 	free_certificate(&brief);
 }
 

@@ -231,11 +231,11 @@ static void a_critical_extension_that_nobody_knows_is_named(void **state)
 	(void)state;
 	make_chain(&bad, USERS, NULL, (struct certificate_spec){ .extension = "\x2a\x03\x04", .extension_len = 3, .is_extension_critical = true });
 	expect_refused(&bad, NULL, "critical_extension", "certificate 1 of what it showed: it has a critical extension that libmesh does not know (1.2.3.4)",
-		       "bad certificate");
+		       "refused our certificate");
 	free_chain(&bad);
 	make_chain(&bad, USERS, &odd, (struct certificate_spec){ 0 });
 	expect_refused(&bad, NULL, "critical_extension", "certificate 2 of what it showed: it has a critical extension that libmesh does not know (1.2.3.5)",
-		       "bad certificate");
+		       "refused our certificate");
 	free_chain(&bad);
 	make_chain(&bad, USERS, NULL, (struct certificate_spec){ .permitted = { "uri:prod.example" } });
 	expect_refused(&bad, NULL, "critical_extension", "critical name constraints", "refused our certificate");
