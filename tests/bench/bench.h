@@ -15,18 +15,28 @@
 #include <sys/resource.h>
 #include <time.h>
 
-/* One gRPC message in every row: a protobuf with one `bytes` field of 64 bytes, and the prefix of 5 before it. */
-#define BENCH_PAYLOAD_BYTES 64
-#define BENCH_MESSAGE_BYTES (2 + BENCH_PAYLOAD_BYTES)
-#define BENCH_FRAMED_BYTES (5 + BENCH_MESSAGE_BYTES)
+/* One gRPC message: a prefix of 5 bytes, then a protobuf with one `bytes` field, of 64 bytes in every row that says nothing else (--payload). */
+enum { BENCH_PAYLOAD_BYTES = 64, BENCH_PREFIX_BYTES = 5 };
 #define BENCH_PATH "/bench.Echo/Call"
 
-static inline void bench_framed_message(uint8_t out[BENCH_FRAMED_BYTES])
+static inline uint8_t *bench_framed_message(size_t payload_len, size_t *len)
 {
-	static const uint8_t head[7] = { 0, 0, 0, 0, BENCH_MESSAGE_BYTES, 0x0a, BENCH_PAYLOAD_BYTES };
+	uint8_t *message = (uint8_t *)malloc(BENCH_PREFIX_BYTES + 11 + payload_len), *at = message + BENCH_PREFIX_BYTES;
+	size_t rest, i, protobuf_len;
 
-	memcpy(out, head, sizeof(head));
-	memset(out + sizeof(head), 'm', BENCH_PAYLOAD_BYTES);
+	if (!message)
+		exit(1);
+	*at++ = 0x0a;
+	for (rest = payload_len; rest > 0x7f; rest >>= 7)
+		*at++ = (uint8_t)(0x80 | (rest & 0x7f));
+	*at++ = (uint8_t)rest;
+	memset(at, 'm', payload_len);
+	*len = (size_t)(at - message) + payload_len;
+	protobuf_len = *len - BENCH_PREFIX_BYTES;
+	message[0] = 0;
+	for (i = 1; i < BENCH_PREFIX_BYTES; i++)
+		message[i] = (uint8_t)(protobuf_len >> 8 * (4 - i));
+	return message;
 }
 
 static inline uint64_t bench_now_ns(void)
@@ -89,13 +99,16 @@ static inline double bench_quantile_us(const struct bench_histogram *h, double q
 
 struct bench_args {
 	const char *host, *mode;
-	int port, connections, streams, endpoints;
+	const char *tls; /* a directory with tls.crt, tls.key and ca.crt; NULL: plain text */
+	int port, connections, streams, endpoints, payload;
 	double seconds, warmup;
+	double rate; /* per second, at moments that are fixed beforehand; 0: as fast as it goes */
 };
 
 static inline void bench_usage(const char *program)
 {
-	fprintf(stderr, "usage: %s [--host A] --port N [--connections N] [--streams N] [--endpoints N] [--seconds S] [--warmup S] [--mode M]\n",
+	fprintf(stderr, "usage: %s [--host A] --port N [--connections N] [--streams N] [--endpoints N] [--payload BYTES]\n"
+			"       [--rate N] [--seconds S] [--warmup S] [--mode M] [--tls DIR]\n",
 		program);
 	exit(2);
 }
@@ -106,9 +119,11 @@ static inline struct bench_args bench_parse(int argc, char **argv)
 		{ "host", required_argument, NULL, 'h' }, { "port", required_argument, NULL, 'p' },
 		{ "connections", required_argument, NULL, 'c' }, { "streams", required_argument, NULL, 'm' },
 		{ "endpoints", required_argument, NULL, 'e' }, { "seconds", required_argument, NULL, 's' },
-		{ "warmup", required_argument, NULL, 'w' }, { "mode", required_argument, NULL, 'k' }, { NULL, 0, NULL, 0 },
+		{ "warmup", required_argument, NULL, 'w' }, { "mode", required_argument, NULL, 'k' },
+		{ "payload", required_argument, NULL, 'b' }, { "rate", required_argument, NULL, 'r' },
+		{ "tls", required_argument, NULL, 't' }, { NULL, 0, NULL, 0 },
 	};
-	struct bench_args args = { "127.0.0.1", "", 0, 1, 1, 1, 4, 1 };
+	struct bench_args args = { "127.0.0.1", "", NULL, 0, 1, 1, 1, BENCH_PAYLOAD_BYTES, 4, 1, 0 };
 	int c;
 
 	while ((c = getopt_long(argc, argv, "", names, NULL)) != -1) {
@@ -121,10 +136,13 @@ static inline struct bench_args bench_parse(int argc, char **argv)
 		case 's': args.seconds = atof(optarg); break;
 		case 'w': args.warmup = atof(optarg); break;
 		case 'k': args.mode = optarg; break;
+		case 'b': args.payload = atoi(optarg); break;
+		case 'r': args.rate = atof(optarg); break;
+		case 't': args.tls = optarg; break;
 		default: bench_usage(argv[0]);
 		}
 	}
-	if (args.port <= 0 || args.connections < 1 || args.streams < 1 || args.endpoints < 1 || optind < argc)
+	if (args.port <= 0 || args.connections < 1 || args.streams < 1 || args.endpoints < 1 || args.payload < 0 || optind < argc)
 		bench_usage(argv[0]);
 	return args;
 }
@@ -161,6 +179,17 @@ static inline int bench_window_add(struct bench_window *w, uint64_t started_ns, 
 	w->latency.count++;
 	w->latency.bucket[bench_bucket_of(now_ns - started_ns)]++;
 	return now_ns < w->ends_ns;
+}
+
+/* Calls that took at most `limit_us`, give or take a bucket. */
+static inline uint64_t bench_count_within(const struct bench_histogram *h, double limit_us)
+{
+	uint64_t seen = 0;
+	unsigned i;
+
+	for (i = 0; i <= bench_bucket_of((uint64_t)(limit_us * 1e3)); i++)
+		seen += h->bucket[i];
+	return seen;
 }
 
 static inline void bench_window_print(struct bench_window *w)

@@ -109,7 +109,7 @@ int main(int argc, char **argv)
 	auto stub = bench::Echo::NewStub(channel);
 	bench::Message request;
 
-	request.set_body(std::string(BENCH_PAYLOAD_BYTES, 'm'));
+	request.set_body(std::string((size_t)args.payload, 'm'));
 	if (!channel->WaitForConnected(Deadline()))
 		return 1;
 	bench_window *window = bench_window_new(&args);

@@ -1,9 +1,12 @@
-// gRPC C++ as a server: the callback API, or with --mode async one completion queue turned by one thread.
+// gRPC C++ as a server: the callback API, or with --mode async one completion queue turned by one thread. With --tls it demands the
+// certificate of its clients and verifies it.
 #include "../bench.h"
 #include "echo.grpc.pb.h"
 
 #include <grpcpp/grpcpp.h>
+#include <fstream>
 #include <memory>
+#include <sstream>
 #include <string>
 
 class CallbackEcho final : public bench::Echo::CallbackService {
@@ -61,12 +64,30 @@ static void ServeAsync(grpc::ServerBuilder *builder)
 		static_cast<AsyncCall *>(tag)->Proceed(is_ok);
 }
 
+static std::string Read(const std::string &path)
+{
+	std::stringstream text;
+	text << std::ifstream(path).rdbuf();
+	return text.str();
+}
+
+static std::shared_ptr<grpc::ServerCredentials> Credentials(const bench_args &args)
+{
+	if (!args.tls)
+		return grpc::InsecureServerCredentials();
+	const std::string folder = args.tls;
+	grpc::SslServerCredentialsOptions options(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+	options.pem_root_certs = Read(folder + "/ca.crt");
+	options.pem_key_cert_pairs.push_back({ Read(folder + "/tls.key"), Read(folder + "/tls.crt") });
+	return grpc::SslServerCredentials(options);
+}
+
 int main(int argc, char **argv)
 {
 	bench_args args = bench_parse(argc, argv);
 	grpc::ServerBuilder builder;
 
-	builder.AddListeningPort(std::string(args.host) + ":" + std::to_string(args.port), grpc::InsecureServerCredentials());
+	builder.AddListeningPort(std::string(args.host) + ":" + std::to_string(args.port), Credentials(args));
 	if (strcmp(args.mode, "async") == 0) {
 		ServeAsync(&builder);
 		return 0;

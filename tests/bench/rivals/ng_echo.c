@@ -1,22 +1,13 @@
 /*
  * The floor for our server: a gRPC echo on bare nghttp2 and epoll, one thread. One read, nghttp2, one gathered write per
- * event. It has no limits, no deadlines, no counters, and trusts its clients.
+ * event. It has no limits, no deadlines, no counters, and trusts its clients; with --tls, those that its authority has signed.
  */
-#include "rival.h"
-
-#include <nghttp2/nghttp2.h>
-
-struct conn {
-	int fd;
-	nghttp2_session *session;
-};
+#include "ng_conn.h"
 
 struct stream {
 	size_t len, sent, capacity;
 	uint8_t *body;
 };
-
-static uint8_t in[65536], out[65536];
 
 #define FIELD(n, v) { (uint8_t *)(n), (uint8_t *)(v), sizeof(n) - 1, sizeof(v) - 1, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE }
 static const nghttp2_nv answer[] = { FIELD(":status", "200"), FIELD("content-type", "application/grpc") };
@@ -80,46 +71,24 @@ static int on_close(nghttp2_session *session, int32_t id, uint32_t code, void *u
 	return 0;
 }
 
-static struct conn *conn_new(int fd, nghttp2_session_callbacks *callbacks)
+static struct conn *conn_new(int fd, nghttp2_session_callbacks *callbacks, const struct rival_tls_config *tls)
 {
 	static const nghttp2_settings_entry settings[] = { { NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, 1000 } };
 	struct conn *conn = calloc(1, sizeof(*conn));
 
 	conn->fd = fd;
+	conn->tls = tls ? rival_tls_new(tls) : NULL;
 	nghttp2_session_server_new(&conn->session, callbacks, conn);
 	nghttp2_submit_settings(conn->session, NGHTTP2_FLAG_NONE, settings, 1);
+	nghttp2_session_set_local_window_size(conn->session, NGHTTP2_FLAG_NONE, 0, NG_CONNECTION_WINDOW_BYTES);
 	return conn;
-}
-
-static int conn_flush(struct conn *conn)
-{
-	const uint8_t *data;
-	size_t filled = 0;
-	ssize_t n;
-
-	while ((n = nghttp2_session_mem_send(conn->session, &data)) > 0) {
-		if (filled + (size_t)n > sizeof(out)) {
-			if (rival_write(conn->fd, out, filled))
-				return -1;
-			filled = 0;
-		}
-		memcpy(out + filled, data, (size_t)n);
-		filled += (size_t)n;
-	}
-	return n < 0 ? -1 : rival_write(conn->fd, out, filled);
-}
-
-static int conn_turn(struct conn *conn)
-{
-	ssize_t n = read(conn->fd, in, sizeof(in));
-
-	return n <= 0 || nghttp2_session_mem_recv(conn->session, in, (size_t)n) < 0 ? -1 : conn_flush(conn);
 }
 
 int main(int argc, char **argv)
 {
 	struct bench_args args = bench_parse(argc, argv);
 	int listener = rival_listen(&args), epoll = epoll_create1(EPOLL_CLOEXEC), i, n;
+	struct rival_tls_config *tls = args.tls ? rival_tls_config_new(args.tls, 1) : NULL;
 	nghttp2_session_callbacks *callbacks;
 	struct epoll_event events[64];
 
@@ -135,13 +104,11 @@ int main(int argc, char **argv)
 			struct conn *conn = events[i].data.ptr;
 
 			if (!conn) {
-				conn = conn_new(rival_accept(listener), callbacks);
+				conn = conn_new(rival_accept(listener), callbacks, tls);
 				rival_watch(epoll, conn->fd, conn);
-				conn_flush(conn);
-			} else if (conn_turn(conn)) {
-				close(conn->fd);
-				nghttp2_session_del(conn->session);
-				free(conn);
+				ng_flush(conn);
+			} else if (ng_turn(conn)) {
+				ng_free(conn);
 			}
 		}
 	}

@@ -5,7 +5,7 @@
  */
 #include "rival.h"
 
-enum { REQUEST_BYTES = 9 + 15 + 9 + BENCH_FRAMED_BYTES, ANSWER_BYTES = 9 + 2 + 9 + BENCH_FRAMED_BYTES + 9 + 1 };
+enum { BODY_BYTES = BENCH_PREFIX_BYTES + 2 + BENCH_PAYLOAD_BYTES, REQUEST_BYTES = 9 + 15 + 9 + BODY_BYTES, ANSWER_BYTES = 9 + 2 + 9 + BODY_BYTES + 9 + 1 };
 
 static uint8_t buffer[65536];
 

@@ -37,7 +37,7 @@ static inline int rival_listen(const struct bench_args *args)
 	struct sockaddr_in address;
 	int fd = rival_socket(args, &address);
 
-	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) || listen(fd, 512))
+	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) || listen(fd, 4096))
 		rival_die("listen");
 	return fd;
 }
