@@ -1,6 +1,7 @@
 /*
- * Each block is preceded by its class, so that freeing needs no size. Classes double: 32, 64, ... 16 KiB, header included.
- * A slab is cut into blocks of one class when that class' list runs dry.
+ * Each block is preceded by its class, so that freeing needs no size. Classes, header included: the multiples of 16 up to 256, then eight to
+ * each doubling, up to 16 KiB. (Of what a connection keeps, HTTP/2's tables are powers of two: with classes that double and a header, half of
+ * each block would be lost.) A slab is cut into blocks of one class when that class' list runs dry.
  */
 #include "base/pool.h"
 
@@ -22,7 +23,7 @@ struct slab {
 	uint64_t padding;
 };
 
-enum { SLAB_BYTES = 16 * 1024 };
+enum { SLAB_BYTES = 16 * 1024, BLOCK_BYTES_MAX = 16 * 1024, UNIT_BYTES = 16, STEP_BITS = 3, STEPS = 1 << STEP_BITS };
 
 void mesh__pool_init(struct mesh__pool *pool)
 {
@@ -40,11 +41,21 @@ void mesh__pool_fini(struct mesh__pool *pool)
 
 static unsigned class_for(size_t bytes)
 {
-	size_t whole = bytes + sizeof(struct header);
+	size_t units = (bytes + sizeof(struct header) + UNIT_BYTES - 1) / UNIT_BYTES - 1;
+	unsigned shift;
 
-	if (whole <= MESH__POOL_SMALLEST)
-		return 0;
-	return 64 - (unsigned)__builtin_clzll(whole - 1) - 5; /* 2^5 is the smallest */
+	if (units < 2 * STEPS)
+		return (unsigned)units;
+	shift = 63u - (unsigned)__builtin_clzll(units) - STEP_BITS;
+	return (shift << STEP_BITS) + (unsigned)(units >> shift);
+}
+
+static size_t block_bytes(unsigned class_index)
+{
+	unsigned shift = class_index < 2 * STEPS ? 0 : (class_index >> STEP_BITS) - 1;
+	size_t units = class_index - ((size_t)shift << STEP_BITS);
+
+	return (units + 1) * UNIT_BYTES << shift;
 }
 
 static void *from_heap(const struct mesh__pool *pool, size_t bytes)
@@ -61,7 +72,7 @@ static void *from_heap(const struct mesh__pool *pool, size_t bytes)
 
 static int refill(struct mesh__pool *pool, unsigned class_index)
 {
-	size_t block = (size_t)MESH__POOL_SMALLEST << class_index;
+	size_t block = block_bytes(class_index);
 	size_t count = SLAB_BYTES / block ? SLAB_BYTES / block : 1;
 	struct slab *slab = from_heap(pool, sizeof(*slab) + count * block);
 	char *at = (char *)(slab + 1);
@@ -97,7 +108,7 @@ void *mesh__pool_alloc(struct mesh__pool *pool, size_t bytes)
 	struct free_block *block;
 	struct header *header;
 
-	if (MESH__POOL_IS_WATCHED || bytes > ((size_t)MESH__POOL_SMALLEST << (MESH__POOL_CLASSES - 1)) - sizeof(struct header))
+	if (MESH__POOL_IS_WATCHED || bytes > BLOCK_BYTES_MAX - sizeof(struct header))
 		return alloc_large(pool, bytes);
 	class_index = class_for(bytes);
 	if (!pool->free_lists[class_index] && refill(pool, class_index))
@@ -106,7 +117,7 @@ void *mesh__pool_alloc(struct mesh__pool *pool, size_t bytes)
 	pool->free_lists[class_index] = block->next;
 	header = (struct header *)(void *)block;
 	header->class_index = class_index;
-	header->bytes = ((size_t)MESH__POOL_SMALLEST << class_index) - sizeof(*header);
+	header->bytes = block_bytes(class_index) - sizeof(*header);
 	pool->in_use++;
 	return header + 1;
 }

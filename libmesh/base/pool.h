@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { MESH__POOL_CLASSES = 10, MESH__POOL_SMALLEST = 32 }; /* 32 B to 16 KiB */
+enum { MESH__POOL_CLASSES = 64 }; /* to 16 KiB */
 
 /* Under a sanitizer every block comes straight from the heap: what is used again at once hides who writes where. */
 #ifdef __has_feature

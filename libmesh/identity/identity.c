@@ -255,41 +255,49 @@ static bool lacks_some(const struct mesh__credentials *newest, const struct mesh
 	return false;
 }
 
-/* Only of who is named in a list is all verified again: that costs milliseconds. */
-static bool is_revoked(const struct mesh__credentials *credentials, const struct mesh__spiffe_id *peer, const mbedtls_x509_crt *chain)
+/* Only of who is named in a list is all verified again: that costs milliseconds. What cannot be read again, for want of memory, may not stay. */
+static bool is_revoked(const struct mesh__credentials *credentials, const struct mesh__session *session)
 {
-	struct mesh__bundle *bundle = mesh__credentials_bundle(credentials, mesh__spiffe_id_domain(peer), peer->domain_len);
+	struct mesh__bundle *bundle = mesh__credentials_bundle(credentials, mesh__spiffe_id_domain(session->peer), session->peer->domain_len);
 	struct mesh__spiffe_id id;
+	mbedtls_x509_crt chain;
+	uint32_t count;
+	bool is_revoked;
 
-	return mesh__revocations_name(&credentials->revocations, chain) &&
-	       mesh__certificate_verify((mbedtls_x509_crt *)(uintptr_t)chain, bundle, &credentials->revocations, &id, NULL, 0) == MESH__REFUSAL_REVOKED;
+	if (!credentials->revocations.count || !session->peer_chain_len)
+		return false;
+	mbedtls_x509_crt_init(&chain);
+	is_revoked = mesh__certificate_parse_all(&chain, true, session->peer_chain, session->peer_chain_len, UINT32_MAX, &count, NULL, 0) ||
+		     (mesh__revocations_name(&credentials->revocations, &chain) &&
+		      mesh__certificate_verify(&chain, bundle, &credentials->revocations, &id, NULL, 0) == MESH__REFUSAL_REVOKED);
+	mbedtls_x509_crt_free(&chain);
+	return is_revoked;
 }
 
-static enum mesh__verdict_on_old judge_superseded(struct mesh__identity *identity, const char *own_id, const struct mesh__spiffe_id *peer,
-						  const mbedtls_x509_crt *peer_chain)
+static enum mesh__verdict_on_old judge_superseded(struct mesh__identity *identity, const struct mesh__session *session)
 {
 	struct mesh__credentials *newest = take_newest(identity);
 	enum mesh__verdict_on_old verdict = MESH__OLD_DRAINS;
 
-	if (!newest || (own_id && *own_id && !has_id(newest, own_id)) || (peer && peer->len && !trusts(newest, peer)) ||
-	    (peer && peer->len && peer_chain && is_revoked(newest, peer, peer_chain)))
+	if (!newest || (*session->own_id && !has_id(newest, session->own_id)) ||
+	    (session->peer->len && (!trusts(newest, session->peer) || is_revoked(newest, session))))
 		verdict = MESH__OLD_ENDS;
 	mesh__credentials_unref(newest);
 	return verdict;
 }
 
-enum mesh__verdict_on_old mesh__identity_judge(struct mesh__identity *identity, const struct mesh__credentials *used, const char *own_id,
-					       const struct mesh__spiffe_id *peer, const mbedtls_x509_crt *peer_chain, int64_t peer_not_after_s)
+enum mesh__verdict_on_old mesh__identity_judge(struct mesh__identity *identity, const struct mesh__credentials *used,
+					       const struct mesh__session *session)
 {
 	const struct mesh__svid *own;
 	int64_t now_s;
 
 	if (used->number != mesh__identity_generation(identity))
-		return judge_superseded(identity, own_id, peer, peer_chain);
+		return judge_superseded(identity, session);
 	/* Nothing newer came. What has expired makes no new streams; those that are open may end. */
 	now_s = wall_s();
-	own = own_id && *own_id ? mesh__credentials_svid(used, own_id, NULL) : first_to_end(used);
-	if ((own && now_s > own->facts.not_after_s) || (peer_not_after_s && now_s > peer_not_after_s))
+	own = *session->own_id ? mesh__credentials_svid(used, session->own_id, NULL) : first_to_end(used);
+	if ((own && now_s > own->facts.not_after_s) || (session->peer_not_after_s && now_s > session->peer_not_after_s))
 		return MESH__OLD_DRAINS;
 	return MESH__OLD_STAYS;
 }

@@ -75,14 +75,23 @@ const struct mesh__svid *mesh__identity_svid(const struct mesh__identity *identi
 int mesh__identity_expected(const struct mesh__identity *identity, const struct mesh__credentials *credentials, const char *service,
 			    const struct mesh__discovered_id *discovered, struct mesh__spiffe_id *id, const char **from, const char **why);
 
+/* Between whom a connection is. */
+struct mesh__session {
+	const char *own_id;                /* of the SVID that we have shown; "": not known */
+	const struct mesh__spiffe_id *peer;
+	const uint8_t *peer_chain;         /* what the peer has shown, as DER */
+	size_t peer_chain_len;
+	int64_t peer_not_after_s;
+};
+
 /*
  * What connections made with an older generation have to do now: nothing, go away gently (GOAWAY: a newer generation is there, spread over time by the
- * caller; or it expires soon), or end at once (its SVID, the peer's, or the peer's trust domain was revoked). `peer_chain`: what the peer showed. thread
- * any, cheap: asked once a second per connection, and after on_withdrawn().
+ * caller; or it expires soon), or end at once (its SVID, the peer's, or the peer's trust domain was revoked). thread any, cheap:
+ * asked once a second per connection, and after on_withdrawn().
  */
 enum mesh__verdict_on_old { MESH__OLD_STAYS, MESH__OLD_DRAINS, MESH__OLD_ENDS };
-enum mesh__verdict_on_old mesh__identity_judge(struct mesh__identity *identity, const struct mesh__credentials *used, const char *own_id,
-					       const struct mesh__spiffe_id *peer, const mbedtls_x509_crt *peer_chain, int64_t peer_not_after_s);
+enum mesh__verdict_on_old mesh__identity_judge(struct mesh__identity *identity, const struct mesh__credentials *used,
+					       const struct mesh__session *session);
 
 /* For mesh_identity_list() and the shared-memory page: filled under a short lock. thread any */
 struct mesh__identity_status {

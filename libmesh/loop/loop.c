@@ -378,6 +378,8 @@ static void fini(struct mesh__loop *lp)
 	mesh__descriptors_close(lp->wake_fd);
 	mesh__memory_free(lp->scratch);
 	mesh__memory_free(lp->sealed);
+	mesh__memory_free(lp->records[0]);
+	mesh__memory_free(lp->records[1]);
 }
 
 static void free_memory(struct mesh__loop *lp)

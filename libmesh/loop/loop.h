@@ -84,6 +84,7 @@ struct mesh__loop {
 	struct mesh__pool foreign_pool; /* memory of nghttp2 */
 	uint8_t *scratch;       /* MESH__LOOP_BUFFER_BYTES, for one read or one flush at a time */
 	uint8_t *sealed;        /* the same for the other side of encryption, made with the first TLS connection */
+	uint8_t *records[2];    /* where TLS sessions have their records, see mesh__tls_settle() */
 	struct mesh__list secured; /* TLS connections that are open; wire/secure.h */
 
 	uint64_t live; /* objects that others may still hold: the loop's memory outlives them */

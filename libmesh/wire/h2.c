@@ -581,6 +581,7 @@ static void handshake_done(struct mesh__conn *conn)
 	uint8_t *rest = secure->in;
 	size_t len = secure->in_len;
 
+	mesh__tls_settle(secure->tls, conn->lp->records);
 	conn->peer_id = mesh__tls_peer_id(secure->tls);
 	conn->has_input = true; /* that it understands HTTP/2 has been agreed on */
 	if (conn->is_server)

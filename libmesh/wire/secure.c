@@ -242,10 +242,12 @@ static uint64_t retire_at(const struct mesh__secure *secure, struct mesh__loop *
 
 enum mesh__verdict_on_old mesh__secure_judge(struct mesh__secure *secure, struct mesh__loop *lp)
 {
-	enum mesh__verdict_on_old verdict =
-		mesh__identity_judge(secure->opts->identity, mesh__tls_credentials(secure->tls), mesh__tls_svid(secure->tls)->facts.id.text,
-				     mesh__tls_peer_id(secure->tls), mesh__tls_peer_chain(secure->tls), mesh__tls_peer_not_after_s(secure->tls));
+	struct mesh__session session = { .own_id = mesh__tls_svid(secure->tls)->facts.id.text, .peer = mesh__tls_peer_id(secure->tls),
+					 .peer_not_after_s = mesh__tls_peer_not_after_s(secure->tls) };
+	enum mesh__verdict_on_old verdict;
 
+	session.peer_chain = mesh__tls_peer_chain(secure->tls, &session.peer_chain_len);
+	verdict = mesh__identity_judge(secure->opts->identity, mesh__tls_credentials(secure->tls), &session);
 	if (verdict != MESH__OLD_DRAINS)
 		return verdict;
 	if (!secure->retire_ns)

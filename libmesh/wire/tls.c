@@ -5,8 +5,12 @@
  * Whom to trust is not mbedTLS's to decide: it would take any certificate that any of a set of authorities signed. Its own verdict
  * is cleared, and at the leaf ours is given: the rules for workloads, the one bundle of the peer's trust domain, the expected
  * ID. A handshake in which ours was never asked for fails: only finish() opens a session.
+ *
+ * A session of mbedTLS owns two buffers of nearly 17 KiB each for as long as it lives, most of what an idle connection costs. Between
+ * records nothing in them is of use but the number of the next one. So once the handshake is over, sessions that one thread turns by turns
+ * share theirs: borrow() before mbedTLS needs them, give_back() when no part of a record is in them.
  */
-#define MBEDTLS_ALLOW_PRIVATE_ACCESS /* the description of a received alert, and the message at hand, have no getters in 3.6 */
+#define MBEDTLS_ALLOW_PRIVATE_ACCESS /* 3.6 has no getter for the description of a received alert, nor for the message at hand, and keeps its buffers: see borrow() */
 #include "wire/tls.h"
 
 #include "base/fork_gate.h"
@@ -14,14 +18,19 @@
 #include "base/text.h"
 #include "mesh/error.h"
 
+#include <malloc.h>
 #include <mbedtls/error.h>
+#include <mbedtls/platform.h>
 #include <mbedtls/psa_util.h>
 #include <mbedtls/ssl.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
 enum { MESSAGE_HEAD_BYTES = 4, LIST_HEAD_BYTES = 4, LENGTH_BYTES = 3 };
 enum {
+	SEQUENCE_BYTES = 8, /* how a buffer of mbedTLS begins: the number of the record, then the record */
+	BUFFER_BYTES = (MBEDTLS_SSL_IN_CONTENT_LEN > MBEDTLS_SSL_OUT_CONTENT_LEN ? MBEDTLS_SSL_IN_CONTENT_LEN : MBEDTLS_SSL_OUT_CONTENT_LEN) + 1024,
 	OUTPUT_FIRST_BYTES = 4096,
 	OUTPUT_BYTES_MAX = 1024 * 1024,
 	RECORD_ALERT = 21,
@@ -29,6 +38,12 @@ enum {
 	RECORD_HEADER_BYTES = 5,
 	MESSAGE_KEY_UPDATE = 24 /* RFC 8446, section 4; mbedTLS has no name for it */
 };
+
+/*
+ * Not in the public headers of 3.6, but in its libraries; if one should hide it, it is NULL. It frees what a handshake needed, 6 KiB with
+ * secrets in them. mbedTLS calls it where older versions of TLS end their handshakes, and keeps all that in TLS 1.3, for tickets.
+ */
+extern void mbedtls_ssl_handshake_wrapup_free_hs_transform(mbedtls_ssl_context *ssl) __attribute__((weak));
 
 struct mesh__tls {
 	mbedtls_ssl_context ssl;
@@ -39,19 +54,31 @@ struct mesh__tls {
 	void *user;
 	const uint8_t *in;
 	size_t in_len;
+	uint8_t **shared; /* buffers for in and out, lent to one session at a time; NULL: it has its own */
+	uint8_t in_sequence[SEQUENCE_BYTES]; /* while it has none */
+	bool has_own_buffers;                /* still those of the handshake */
 	struct mesh__tls_output *growing;
 	uint8_t *fixed;
 	size_t fixed_len, fixed_capacity;
-	bool has_expected, is_verified, is_alert;
+	bool is_verified, is_alert;
 	bool is_open;  /* the handshake is over, and the peer is verified: nothing it says is taken before */
 	bool has_data; /* the peer has sent something that we could read */
 	enum mesh__refusal refusal;
 	char reason[32];
 	char why[MESH__TLS_WHY_MAX];
 	int64_t peer_not_after_s;
+	struct mesh__spiffe_id *peer_id;
+	uint8_t *chain; /* what the peer showed, as DER: it may be revoked later */
+	size_t chain_len;
+	struct mesh__spiffe_id *expected; /* for the handshake; NULL: whoever is verified */
 	const char *expected_from; /* NULL: it is not said */
-	struct mesh__spiffe_id peer_id, expected;
 };
+
+/* An ID may have 2 KiB and seldom has 100 bytes. */
+static size_t id_bytes(const struct mesh__spiffe_id *id)
+{
+	return offsetof(struct mesh__spiffe_id, text) + id->len + 1u;
+}
 
 /* --- configuration --- */
 
@@ -268,21 +295,21 @@ static bool explain_certificate(struct mesh__tls *tls)
 static enum mesh__refusal judge(struct mesh__tls *tls, mbedtls_x509_crt *chain, char *why, size_t capacity)
 {
 	struct mesh__bundle *bundle;
-	enum mesh__refusal refusal = mesh__certificate_check_leaf(chain, &tls->peer_id, why, capacity);
+	enum mesh__refusal refusal = mesh__certificate_check_leaf(chain, tls->peer_id, why, capacity);
 
 	if (refusal)
 		return refusal;
-	bundle = mesh__credentials_bundle(tls->credentials, mesh__spiffe_id_domain(&tls->peer_id), tls->peer_id.domain_len);
-	refusal = mesh__certificate_verify(chain, bundle, &tls->credentials->revocations, &tls->peer_id, why, capacity);
+	bundle = mesh__credentials_bundle(tls->credentials, mesh__spiffe_id_domain(tls->peer_id), tls->peer_id->domain_len);
+	refusal = mesh__certificate_verify(chain, bundle, &tls->credentials->revocations, tls->peer_id, why, capacity);
 	if (refusal)
 		return refusal;
-	if (tls->has_expected && !mesh__spiffe_id_equal(&tls->peer_id, &tls->expected)) {
-		say(why, capacity, "%s was expected%s%s%s, and %s answered", tls->expected.text, tls->expected_from ? " (" : "",
-		    tls->expected_from ? tls->expected_from : "", tls->expected_from ? ")" : "", tls->peer_id.text);
+	if (tls->expected && !mesh__spiffe_id_equal(tls->peer_id, tls->expected)) {
+		say(why, capacity, "%s was expected%s%s%s, and %s answered", tls->expected->text, tls->expected_from ? " (" : "",
+		    tls->expected_from ? tls->expected_from : "", tls->expected_from ? ")" : "", tls->peer_id->text);
 		return MESH__REFUSAL_WRONG_ID;
 	}
-	if (tls->is_hopeless && tls->is_hopeless(tls->user, &tls->peer_id, tls->credentials)) {
-		say(why, capacity, "%s may call nothing here", tls->peer_id.text);
+	if (tls->is_hopeless && tls->is_hopeless(tls->user, tls->peer_id, tls->credentials)) {
+		say(why, capacity, "%s may call nothing here", tls->peer_id->text);
 		return MESH__REFUSAL_NOT_ALLOWED;
 	}
 	return MESH__REFUSAL_NONE;
@@ -345,6 +372,141 @@ static int configure(struct mesh__tls *tls, bool is_server)
 	return mbedtls_ssl_conf_alpn_protocols(config, protocols) || mbedtls_ssl_conf_own_cert(config, own, key) ? -1 : 0;
 }
 
+/* --- buffers --- */
+
+/* Where mbedTLS has its pointers between two records of TLS 1.3. What borrow() sets; a version that has them elsewhere keeps its buffers. */
+static bool has_known_layout(const mbedtls_ssl_context *ssl)
+{
+	const uint8_t *in = ssl->in_buf, *out = ssl->out_buf;
+
+	return ssl->in_ctr == in && ssl->in_hdr == in + SEQUENCE_BYTES && ssl->in_len == ssl->in_hdr + 3 && ssl->in_iv == ssl->in_hdr + RECORD_HEADER_BYTES &&
+	       ssl->out_ctr == out && ssl->out_hdr == out + SEQUENCE_BYTES && ssl->out_len == ssl->out_hdr + 3 &&
+	       ssl->out_iv == ssl->out_hdr + RECORD_HEADER_BYTES && ssl->out_msg == ssl->out_iv &&
+	       malloc_usable_size(ssl->in_buf) <= BUFFER_BYTES && malloc_usable_size(ssl->out_buf) <= BUFFER_BYTES;
+}
+
+/* No byte of a record that has begun or of a message that has come in pieces, and none that still has to leave. */
+static bool is_between_records(const mbedtls_ssl_context *ssl)
+{
+	return ssl->in_left == 0 && !ssl->in_offt && ssl->in_msglen == 0 && ssl->badmac_seen_or_in_hsfraglen == 0 && !ssl->keep_current_message &&
+	       ssl->out_left == 0;
+}
+
+static void set_in(mbedtls_ssl_context *ssl, uint8_t *buffer)
+{
+	ssl->in_buf = ssl->in_ctr = buffer;
+	ssl->in_hdr = buffer + SEQUENCE_BYTES;
+	ssl->in_len = ssl->in_hdr + 3;
+	ssl->in_iv = ssl->in_msg = ssl->in_hdr + RECORD_HEADER_BYTES;
+#ifdef MBEDTLS_SSL_DTLS_CONNECTION_ID
+	ssl->in_cid = ssl->in_len;
+#endif
+}
+
+static void set_out(mbedtls_ssl_context *ssl, uint8_t *buffer)
+{
+	ssl->out_buf = ssl->out_ctr = buffer;
+	ssl->out_hdr = buffer + SEQUENCE_BYTES;
+	ssl->out_len = ssl->out_hdr + 3;
+	ssl->out_iv = ssl->out_msg = ssl->out_hdr + RECORD_HEADER_BYTES;
+#ifdef MBEDTLS_SSL_DTLS_CONNECTION_ID
+	ssl->out_cid = ssl->out_len;
+#endif
+}
+
+/* 0, or -1: out of memory. Others may have taken the shared ones along, with parts of records in them. */
+static int borrow(struct mesh__tls *tls)
+{
+	if (!tls->shared || tls->ssl.in_buf)
+		return 0;
+	for (int i = 0; i < 2; i++) {
+		if (!tls->shared[i])
+			tls->shared[i] = mesh__memory_zalloc(BUFFER_BYTES);
+		if (!tls->shared[i]) {
+			remember(tls, "nomem", "out of memory for TLS records");
+			return -1;
+		}
+	}
+	set_in(&tls->ssl, tls->shared[0]);
+	set_out(&tls->ssl, tls->shared[1]);
+	memcpy(tls->ssl.in_ctr, tls->in_sequence, SEQUENCE_BYTES);
+	tls->shared[0] = tls->shared[1] = NULL;
+	return 0;
+}
+
+static void give_back_one(uint8_t **shared, uint8_t *buffer)
+{
+	if (*shared)
+		mesh__memory_free(buffer);
+	else
+		*shared = buffer;
+}
+
+static void give_back(struct mesh__tls *tls)
+{
+	mbedtls_ssl_context *ssl = &tls->ssl;
+
+	if (!ssl->in_buf)
+		return;
+	memcpy(tls->in_sequence, ssl->in_ctr, SEQUENCE_BYTES);
+	if (tls->has_own_buffers) {
+		mbedtls_free(ssl->in_buf);
+		mbedtls_free(ssl->out_buf);
+	} else {
+		give_back_one(&tls->shared[0], ssl->in_buf);
+		give_back_one(&tls->shared[1], ssl->out_buf);
+	}
+	ssl->in_buf = ssl->out_buf = NULL;
+	tls->has_own_buffers = false;
+}
+
+static void give_back_if_idle(struct mesh__tls *tls)
+{
+	if (tls->shared && is_between_records(&tls->ssl))
+		give_back(tls);
+}
+
+static void forget_certificate(mbedtls_ssl_session *session)
+{
+	mbedtls_x509_crt_free(session->peer_cert);
+	mbedtls_free(session->peer_cert);
+	session->peer_cert = NULL;
+}
+
+void mesh__tls_settle(struct mesh__tls *tls, uint8_t *shared[2])
+{
+	mbedtls_ssl_context *ssl = &tls->ssl;
+	struct mesh__spiffe_id *smaller = mesh__memory_realloc(tls->peer_id, id_bytes(tls->peer_id));
+
+	if (smaller)
+		tls->peer_id = smaller;
+	mesh__memory_free(tls->expected);
+	tls->expected = NULL;
+	mesh__fork_gate_enter();
+	forget_certificate(ssl->session);
+	if (mbedtls_ssl_handshake_wrapup_free_hs_transform)
+		mbedtls_ssl_handshake_wrapup_free_hs_transform(ssl);
+	mesh__fork_gate_leave();
+	if (!has_known_layout(ssl))
+		return;
+	tls->shared = shared;
+	tls->has_own_buffers = true; /* the last message of the handshake may still be in them: until it is not */
+	give_back_if_idle(tls);
+}
+
+/* --- life --- */
+
+static int copy_expected(struct mesh__tls *tls, const struct mesh__spiffe_id *expected)
+{
+	if (!expected)
+		return 0;
+	tls->expected = mesh__memory_alloc(id_bytes(expected));
+	if (!tls->expected)
+		return -1;
+	memcpy(tls->expected, expected, id_bytes(expected));
+	return 0;
+}
+
 int mesh__tls_new(const struct mesh__tls_options *opts, struct mesh__tls **out)
 {
 	struct mesh__tls *tls = mesh__memory_zalloc(sizeof(*tls));
@@ -358,13 +520,11 @@ int mesh__tls_new(const struct mesh__tls_options *opts, struct mesh__tls **out)
 	tls->svid = opts->svid;
 	tls->is_hopeless = opts->is_hopeless;
 	tls->user = opts->user;
-	tls->has_expected = opts->expected != NULL;
-	if (opts->expected)
-		tls->expected = *opts->expected;
 	tls->expected_from = opts->expected_from;
+	tls->peer_id = mesh__memory_zalloc(sizeof(*tls->peer_id));
 	mesh__fork_gate_enter();
 	/* Without a name on purpose: the ID is what counts, and verify() knows it. */
-	is_made = !configure(tls, opts->is_server) && !mbedtls_ssl_setup(&tls->ssl, &tls->config) &&
+	is_made = tls->peer_id && !copy_expected(tls, opts->expected) && !configure(tls, opts->is_server) && !mbedtls_ssl_setup(&tls->ssl, &tls->config) &&
 		  (opts->is_server || !mbedtls_ssl_set_hostname(&tls->ssl, NULL));
 	mesh__fork_gate_leave();
 	if (!is_made) {
@@ -380,11 +540,16 @@ void mesh__tls_free(struct mesh__tls *tls)
 {
 	if (!tls)
 		return;
+	if (tls->shared)
+		give_back(tls);
 	mesh__fork_gate_enter();
 	mbedtls_ssl_free(&tls->ssl);
 	mbedtls_ssl_config_free(&tls->config);
 	mesh__fork_gate_leave();
 	mesh__credentials_unref(tls->credentials);
+	mesh__memory_free(tls->peer_id);
+	mesh__memory_free(tls->chain);
+	mesh__memory_free(tls->expected);
 	mesh__memory_free(tls);
 }
 
@@ -489,6 +654,23 @@ static void refuse(struct mesh__tls *tls, uint32_t flags)
 	mbedtls_ssl_send_alert_message(&tls->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert_of(tls->refusal));
 }
 
+static int keep_chain(struct mesh__tls *tls)
+{
+	const mbedtls_x509_crt *shown = mbedtls_ssl_get_peer_cert(&tls->ssl);
+	size_t len = 0;
+
+	for (const mbedtls_x509_crt *crt = shown; crt; crt = crt->next)
+		len += crt->raw.len;
+	tls->chain = mesh__memory_alloc(len + 1);
+	if (!tls->chain)
+		return -1;
+	for (const mbedtls_x509_crt *crt = shown; crt; crt = crt->next) {
+		memcpy(tls->chain + tls->chain_len, crt->raw.p, crt->raw.len);
+		tls->chain_len += crt->raw.len;
+	}
+	return 0;
+}
+
 static enum mesh__tls_progress finish(struct mesh__tls *tls)
 {
 	const char *protocol = mbedtls_ssl_get_alpn_protocol(&tls->ssl);
@@ -496,6 +678,10 @@ static enum mesh__tls_progress finish(struct mesh__tls *tls)
 
 	if (!tls->is_verified || flags) {
 		refuse(tls, flags);
+		return MESH__TLS_FAILED;
+	}
+	if (keep_chain(tls)) {
+		remember(tls, "nomem", "out of memory during a TLS handshake");
 		return MESH__TLS_FAILED;
 	}
 	if (protocol && !strcmp(protocol, protocols[0])) {
@@ -557,6 +743,8 @@ ssize_t mesh__tls_encrypt(struct mesh__tls *tls, const void *plain, size_t len, 
 	tls->fixed = out;
 	tls->fixed_len = 0;
 	tls->fixed_capacity = capacity;
+	if (borrow(tls))
+		return -1;
 	while (len) {
 		n = mbedtls_ssl_write(&tls->ssl, data, len);
 		if (n <= 0) {
@@ -566,6 +754,7 @@ ssize_t mesh__tls_encrypt(struct mesh__tls *tls, const void *plain, size_t len, 
 		data += n;
 		len -= (size_t)n;
 	}
+	give_back_if_idle(tls);
 	return (ssize_t)tls->fixed_len;
 }
 
@@ -574,7 +763,7 @@ ssize_t mesh__tls_close_notify(struct mesh__tls *tls, uint8_t *out, size_t capac
 	tls->fixed = out;
 	tls->fixed_len = 0;
 	tls->fixed_capacity = capacity;
-	return mbedtls_ssl_close_notify(&tls->ssl) ? -1 : (ssize_t)tls->fixed_len;
+	return borrow(tls) || mbedtls_ssl_close_notify(&tls->ssl) ? -1 : (ssize_t)tls->fixed_len;
 }
 
 void mesh__tls_feed(struct mesh__tls *tls, const void *in, size_t len)
@@ -592,7 +781,7 @@ ssize_t mesh__tls_decrypt(struct mesh__tls *tls, uint8_t *plain, size_t capacity
 {
 	int n;
 
-	if (!tls->is_open)
+	if (!tls->is_open || borrow(tls))
 		return MESH__TLS_BROKEN;
 	do
 		n = mbedtls_ssl_read(&tls->ssl, plain, capacity);
@@ -601,8 +790,10 @@ ssize_t mesh__tls_decrypt(struct mesh__tls *tls, uint8_t *plain, size_t capacity
 		tls->has_data = true;
 		return n;
 	}
-	if (n == MBEDTLS_ERR_SSL_WANT_READ)
+	if (n == MBEDTLS_ERR_SSL_WANT_READ) {
+		give_back_if_idle(tls);
 		return MESH__TLS_MORE_IN;
+	}
 	if (n == 0 || n == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
 		return MESH__TLS_END;
 	if (n == MBEDTLS_ERR_SSL_INVALID_MAC && !tls->has_data && mbedtls_ssl_conf_get_endpoint(&tls->config) == MBEDTLS_SSL_IS_CLIENT) {
@@ -622,12 +813,13 @@ ssize_t mesh__tls_decrypt(struct mesh__tls *tls, uint8_t *plain, size_t capacity
 
 const struct mesh__spiffe_id *mesh__tls_peer_id(const struct mesh__tls *tls)
 {
-	return &tls->peer_id;
+	return tls->peer_id;
 }
 
-const mbedtls_x509_crt *mesh__tls_peer_chain(const struct mesh__tls *tls)
+const uint8_t *mesh__tls_peer_chain(const struct mesh__tls *tls, size_t *len)
 {
-	return mbedtls_ssl_get_peer_cert(&tls->ssl);
+	*len = tls->chain_len;
+	return tls->chain;
 }
 
 int64_t mesh__tls_peer_not_after_s(const struct mesh__tls *tls)

@@ -50,6 +50,13 @@ enum mesh__tls_progress {
 enum mesh__tls_progress mesh__tls_handshake_step(struct mesh__tls *tls, const void *in, size_t len, size_t *used, struct mesh__tls_output *out);
 
 /*
+ * The handshake is done: gives up what only it needed, the peer's certificate too, and soon its buffers for records. Then it uses those of
+ * `shared`, which all sessions of one thread share and which outlive them: two pointers, NULL at first, to be freed by
+ * mesh__memory_free() after the last session. Not called, a session keeps its own. An ID got before is not valid any more.
+ */
+void mesh__tls_settle(struct mesh__tls *tls, uint8_t *shared[2]);
+
+/*
  * Records for `len` bytes, as full as they get, into `out`, which has room for them: mesh__tls_sealed_max(len). The number of bytes
  * written, or -1: it failed, and the session is of no more use.
  */
@@ -76,7 +83,7 @@ ssize_t mesh__tls_decrypt(struct mesh__tls *tls, uint8_t *plain, size_t capacity
 
 /* Once the handshake is done. */
 const struct mesh__spiffe_id *mesh__tls_peer_id(const struct mesh__tls *tls);
-const mbedtls_x509_crt *mesh__tls_peer_chain(const struct mesh__tls *tls); /* as it was shown, leaf first; borrowed */
+const uint8_t *mesh__tls_peer_chain(const struct mesh__tls *tls, size_t *len); /* what it showed, leaf first, as DER; borrowed */
 int64_t mesh__tls_peer_not_after_s(const struct mesh__tls *tls);
 const char *mesh__tls_suite(const struct mesh__tls *tls);
 const struct mesh__credentials *mesh__tls_credentials(const struct mesh__tls *tls);

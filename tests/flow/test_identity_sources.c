@@ -796,8 +796,9 @@ static void another_identity_that_expires_ends_no_connection(void **state)
 	WAIT_FOR((agent_say(&agent, &message), poll(NULL, 0, 50), has_failed(m, "prod.example/job expired")));
 	assert_int_equal(mesh__spiffe_id_parse(&peer, USERS, strlen(USERS), &why), 0);
 	now = mesh__identity_peek(m->identity);
-	assert_int_equal(mesh__identity_judge(m->identity, now, "spiffe://prod.example/job", &peer, NULL, 0), MESH__OLD_DRAINS);
-	assert_int_equal(mesh__identity_judge(m->identity, now, USERS, &peer, NULL, 0), MESH__OLD_STAYS);
+	assert_int_equal(mesh__identity_judge(m->identity, now, &(struct mesh__session){ .own_id = "spiffe://prod.example/job", .peer = &peer }),
+			 MESH__OLD_DRAINS);
+	assert_int_equal(mesh__identity_judge(m->identity, now, &(struct mesh__session){ .own_id = USERS, .peer = &peer }), MESH__OLD_STAYS);
 	mesh__credentials_unref(now);
 	mesh_close(m);
 	agent_stop(&agent);

@@ -637,12 +637,12 @@ int mesh__identity_expected(const struct mesh__identity *identity, const struct 
 	return mesh__spiffe_id_of_service(id, "mesh.test", "default", service, why);
 }
 
-enum mesh__verdict_on_old mesh__identity_judge(struct mesh__identity *identity, const struct mesh__credentials *used, const char *own_id,
-					       const struct mesh__spiffe_id *peer, const mbedtls_x509_crt *peer_chain, int64_t peer_not_after_s)
+enum mesh__verdict_on_old mesh__identity_judge(struct mesh__identity *identity, const struct mesh__credentials *used,
+					       const struct mesh__session *session)
 {
 	assert_int_equal(used->number, 7);
-	assert_true(peer_chain && peer_chain->raw.len);
-	assert_true(peer->len && peer_not_after_s && own_id[0]);
+	assert_true(session->peer_chain && session->peer_chain_len);
+	assert_true(session->peer->len && session->peer_not_after_s && session->own_id[0]);
 	return (enum mesh__verdict_on_old)identity->verdict;
 }
 
