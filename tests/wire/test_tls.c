@@ -406,6 +406,61 @@ static void data_fills_records_and_comes_out_whole(void **state)
 	free(back);
 }
 
+/* Three connections of one loop, whose records arrive in pieces by turns, and who answer meanwhile. */
+static void settled_sessions_share_their_buffers(void **state)
+{
+	enum { PAIRS = 3, BYTES = 100 * 1000, PIECE = 7001 };
+	const size_t room = mesh__tls_sealed_max(BYTES);
+	struct { struct end client, server; uint8_t *sealed; size_t sealed_len, at; } pairs[PAIRS];
+	uint8_t *shared[2] = { NULL, NULL }, *plain = malloc(BYTES), *back = malloc(BYTES), small[256], answer[32];
+	bool is_more = true;
+	ssize_t n;
+
+	(void)state;
+	for (size_t i = 0; i < BYTES; i++)
+		plain[i] = (uint8_t)(i * 31 + i / 251);
+	for (int i = 0; i < PAIRS; i++) {
+		make_pair(&pairs[i].client, &pairs[i].server, good_party(SHOP), good_party(USERS), USERS);
+		shake_hands(&pairs[i].client, &pairs[i].server, 4096);
+		mesh__tls_settle(pairs[i].server.tls, shared);
+		assert_string_equal(mesh__tls_peer_id(pairs[i].server.tls)->text, SHOP);
+		pairs[i].sealed = malloc(room);
+		pairs[i].sealed_len = (size_t)mesh__tls_encrypt(pairs[i].client.tls, plain, BYTES, pairs[i].sealed, room);
+		pairs[i].at = 0;
+	}
+	for (size_t i = 0; is_more; i += PIECE) {
+		is_more = false;
+		for (int k = 0; k < PAIRS; k++) {
+			size_t len = i < pairs[k].sealed_len ? pairs[k].sealed_len - i : 0;
+
+			len = len < PIECE ? len : PIECE;
+			is_more |= len > 0;
+			mesh__tls_feed(pairs[k].server.tls, pairs[k].sealed + i, len);
+			while ((n = mesh__tls_decrypt(pairs[k].server.tls, back, BYTES)) > 0) {
+				assert_memory_equal(back, plain + pairs[k].at, (size_t)n);
+				pairs[k].at += (size_t)n;
+			}
+			assert_int_equal(n, MESH__TLS_MORE_IN);
+			n = mesh__tls_encrypt(pairs[k].server.tls, "answer", 6, small, sizeof(small));
+			assert_true(n > 0);
+			mesh__tls_feed(pairs[k].client.tls, small, (size_t)n);
+			assert_int_equal(mesh__tls_decrypt(pairs[k].client.tls, answer, sizeof(answer)), 6);
+			assert_int_equal(mesh__tls_decrypt(pairs[k].client.tls, answer, sizeof(answer)), MESH__TLS_MORE_IN);
+		}
+	}
+	assert_non_null(shared[0]);
+	assert_non_null(shared[1]);
+	for (int k = 0; k < PAIRS; k++) {
+		assert_int_equal(pairs[k].at, BYTES);
+		end_pair(&pairs[k].client, &pairs[k].server);
+		free(pairs[k].sealed);
+	}
+	mesh__memory_free(shared[0]);
+	mesh__memory_free(shared[1]);
+	free(plain);
+	free(back);
+}
+
 static void a_changed_record_breaks_the_session(void **state)
 {
 	struct end client, server;
@@ -1127,6 +1182,7 @@ int main(void)
 		cmocka_unit_test(bad_clients_are_refused_and_hear_why),
 		cmocka_unit_test(bad_servers_are_refused),
 		cmocka_unit_test(data_fills_records_and_comes_out_whole),
+		cmocka_unit_test(settled_sessions_share_their_buffers),
 		cmocka_unit_test(a_changed_record_breaks_the_session),
 		cmocka_unit_test(a_hopeless_peer_is_turned_away_in_the_handshake),
 		cmocka_unit_test(who_shows_no_certificate_is_told_so_and_not_heard),
