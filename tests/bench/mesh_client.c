@@ -52,17 +52,26 @@ static void start(struct slot *slot)
 		exit(1);
 }
 
+/* Of the first that fails. */
+static void tell(const struct mesh_event *event)
+{
+	static int has_told;
+	struct mesh_error err = MESH_ERROR_INIT;
+
+	if (has_told++)
+		return;
+	mesh_call_error(event->call, &err);
+	fprintf(stderr, "%s\n", err.message);
+}
+
 static void done(const struct mesh_event *event, void *user)
 {
 	struct slot *slot = user;
-	struct mesh_error err = MESH_ERROR_INIT;
 
 	if (is_over)
 		return;
-	if (event->code && !window->failed) {
-		mesh_call_error(event->call, &err);
-		fprintf(stderr, "%s\n", err.message);
-	}
+	if (event->code)
+		tell(event);
 	if (bench_window_add(window, slot->started_ns, bench_now_ns(), event->code == 0)) {
 		start(slot);
 		return;
@@ -141,16 +150,16 @@ static void paced_end_if_done(void)
 static void paced_done(const struct mesh_event *event, void *user)
 {
 	uint64_t due_ns = (uint64_t)(uintptr_t)user;
-	struct mesh_error err = MESH_ERROR_INIT;
 
 	paced.ended++;
+	if (event->code)
+		tell(event);
 	if (due_ns >= window->begins_ns) {
 		if (event->code == 0) {
 			paced.ok.count++;
 			paced.ok.bucket[bench_bucket_of(bench_now_ns() - due_ns)]++;
-		} else if (!paced.failed++) {
-			mesh_call_error(event->call, &err);
-			fprintf(stderr, "%s\n", err.message);
+		} else {
+			paced.failed++;
 		}
 	}
 	paced_end_if_done();
