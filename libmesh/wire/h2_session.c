@@ -20,6 +20,7 @@ enum {
 	CONTINUATIONS_MAX = 8,        /* frames of one header block */
 	HEADER_OVERRUN_FACTOR = 4,    /* so far over the limit it is no accident: the connection ends */
 	WINDOW_UPDATES_PER_DATA = 10, /* that one DATA frame of ours explains */
+	WINDOW_UPDATES_PER_REQUEST = 2, /* gRPC widens the windows for each answer that it waits for */
 	REMOTE_STREAMS_BEFORE_SETTINGS = 100
 };
 
@@ -93,6 +94,7 @@ static void check_stream_is_alive(struct mesh__conn *conn, const nghttp2_frame_h
 {
 	if (hd->stream_id > conn->last_peer_id) {
 		conn->last_peer_id = hd->stream_id;
+		mesh__abuse_excuse(&conn->abuse, MESH__ABUSE_WINDOW, WINDOW_UPDATES_PER_REQUEST);
 		return;
 	}
 	if (hd->stream_id % 2 == 0 || conn->said_last_goaway || nghttp2_session_find_stream(conn->session, hd->stream_id) ||
