@@ -17,6 +17,22 @@ static struct mesh_call *of(struct mesh__stream *stream)
 	return MESH__CONTAINER(stream, struct mesh_call, attempt.stream);
 }
 
+/* What begins at `begin` may be what the attempt before said, as far as there is room for it: that one then says how often. */
+static void fold_repetition(struct mesh_call *call, struct mesh__text *text, size_t begin)
+{
+	size_t len = text->len - begin;
+
+	if (call->history_times && (len == call->history_last_len || (text->is_cut && len < call->history_last_len)) &&
+	    memcmp(text->data + begin, text->data + call->history_last, len) == 0) {
+		text->len = call->history_last + call->history_last_len;
+		mesh__text_addf(text, " (%u times)", ++call->history_times);
+		return;
+	}
+	call->history_last = begin;
+	call->history_last_len = len;
+	call->history_times = 1;
+}
+
 static void fail(struct mesh_call *call, int32_t code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Remembers what this attempt said, for the sentence that explains the whole call. */
@@ -24,6 +40,7 @@ static void fail(struct mesh_call *call, int32_t code, const char *format, ...)
 {
 	struct mesh__text text;
 	va_list args;
+	size_t begin;
 
 	if (call->attempt.code)
 		return;
@@ -36,10 +53,12 @@ static void fail(struct mesh_call *call, int32_t code, const char *format, ...)
 	text = (struct mesh__text){ call->history, MESH__CALL_HISTORY_MAX, call->history_len, false };
 	if (text.len)
 		mesh__text_add(&text, ", ");
+	begin = text.len;
 	mesh__text_addf(&text, "%s ", call->attempt.reach->reach->name);
 	va_start(args, format);
 	mesh__text_addv(&text, format, args);
 	va_end(args);
+	fold_repetition(call, &text, begin);
 	call->history_len = text.len;
 }
 

@@ -81,6 +81,8 @@ struct mesh_call {
 	struct mesh_error *error; /* NULL: none, or no memory for it */
 	char *history;            /* what each failed attempt said; NULL: none */
 	uint64_t history_len;
+	uint64_t history_last, history_last_len; /* where the last of them begins, and how long it is */
+	uint32_t history_times;                  /* that it was said in a row; 0: there is none */
 	struct mesh_call_info info;
 	struct mesh__peer *peer; /* whom the last attempt's stream went to; NULL: none, or plain text */
 };

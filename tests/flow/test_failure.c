@@ -276,6 +276,20 @@ static void a_server_without_descriptors_recovers(void **state)
 	close_pair(&pair);
 }
 
+static void attempts_that_fail_alike_are_told_once(void **state)
+{
+	mesh *m = OPEN_MESH("caller", "discovery", "static:gone=127.0.0.1:1", "attempts", "3");
+	mesh_client *client = new_client(m, "gone");
+	struct mesh_call_options opts = grpc_call("/t.S/Any", "x", 1);
+	struct mesh_error err = MESH_ERROR_INIT;
+
+	(void)state;
+	assert_int_equal(mesh_client_call(client, &opts, NULL, &err), MESH_E_CONNECT);
+	assert_string_equal(err.message, "gone: 127.0.0.1:1 Connection refused (3 times) (no attempt is left: option attempts)");
+	mesh_client_free(client);
+	mesh_close(m);
+}
+
 static void more_connections_than_allowed_are_refused_and_counted(void **state)
 {
 	struct mesh_error err;
@@ -430,6 +444,7 @@ int main(void)
 		cmocka_unit_test(every_failing_allocation_is_an_ordinary_error),
 		cmocka_unit_test(without_descriptors_calls_fail_with_that_reason),
 		cmocka_unit_test(a_server_without_descriptors_recovers),
+		cmocka_unit_test(attempts_that_fail_alike_are_told_once),
 		cmocka_unit_test(more_connections_than_allowed_are_refused_and_counted),
 		cmocka_unit_test(a_server_that_never_answers_is_named_when_the_deadline_passes),
 		cmocka_unit_test(a_silent_server_is_found_out_by_keepalive),
