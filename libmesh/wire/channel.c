@@ -109,6 +109,15 @@ static void serve_waiting(struct mesh__channel *channel)
 
 static void connect_more(struct mesh__channel *channel);
 
+/* Without waiting for the backoff's end. */
+static void try_again_now(struct mesh__channel *channel)
+{
+	if (!channel->failures || channel->is_closing || channel->is_draining)
+		return;
+	channel->retry_ns = channel->opts.lp->now_ns;
+	mesh__timer_set(channel->opts.lp, &channel->again, channel->retry_ns);
+}
+
 /* False: discovery has changed its mind since the handshake began, and this is somebody else. */
 static bool is_expected(const struct mesh__channel *channel, const struct mesh__conn *conn)
 {
@@ -178,6 +187,7 @@ static void on_close(struct mesh__conn *conn)
 		channel->opts.on_closed(channel, conn->close_reason);
 	} else if (is_outdated && conn->close_code == MESH_E_HANDSHAKE) {
 		channel->connecting--; /* it looked for somebody who is not to be there any more: no failure of the endpoint */
+		try_again_now(channel);
 	} else {
 		channel->connecting--;
 		note_failure(channel, conn->close_code, conn->close_text);
@@ -291,10 +301,8 @@ void mesh__channel_expect(struct mesh__channel *channel, struct mesh__discovered
 		if (i < channel->conn_count)
 			expect_on(channel, &channel->conns[i]->conn);
 	/* Whoever was refused for being the wrong one may be the right one now. */
-	if (channel->failures && channel->last_code == MESH_E_HANDSHAKE && mesh__timer_is_set(&channel->again)) {
-		channel->retry_ns = channel->opts.lp->now_ns;
-		mesh__timer_set(channel->opts.lp, &channel->again, channel->retry_ns);
-	}
+	if (channel->last_code == MESH_E_HANDSHAKE)
+		try_again_now(channel);
 }
 
 struct mesh__conn *mesh__channel_take(struct mesh__channel *channel)

@@ -2,8 +2,11 @@
 #include "../lib/mesh_test.h"
 #include "mesh/identity.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 
 static char state_dir[96];
 
@@ -273,6 +276,130 @@ static void discovery_says_who_answers(void **state)
 	assert_non_null(strstr(err.message, NOBODY " was expected (by option peer.id), and " ORDERS " answered"));
 	mesh_client_free(client);
 	mesh_close(shop);
+	close_server(orders, server);
+}
+
+/* Between a client and a server, in its own thread: a network that does with connections what it is told, one after the other. */
+struct network {
+	int listener;
+	struct sockaddr_in server;
+	_Atomic int accepted; /* of the connection that waits to be closed; -1: none */
+	atomic_bool is_over, must_forward;
+};
+
+static bool copy_some(int from, int to)
+{
+	char bytes[16384];
+	ssize_t n = read(from, bytes, sizeof(bytes));
+
+	return n > 0 && send(to, bytes, (size_t)n, MSG_NOSIGNAL) == n;
+}
+
+static void forward(struct network *network, int fd)
+{
+	struct pollfd fds[2] = { { .fd = fd, .events = POLLIN }, { .fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), .events = POLLIN } };
+	bool is_alive = connect(fds[1].fd, (struct sockaddr *)&network->server, sizeof(network->server)) == 0;
+
+	while (is_alive && !atomic_load(&network->is_over)) {
+		poll(fds, 2, 20);
+		for (int i = 0; i < 2; i++)
+			if (fds[i].revents)
+				is_alive = is_alive && copy_some(fds[i].fd, fds[!i].fd);
+	}
+	close(fds[1].fd);
+	close(fd);
+}
+
+static void *run_network(void *user)
+{
+	struct network *network = user;
+	struct pollfd fds = { .fd = network->listener, .events = POLLIN };
+
+	while (!atomic_load(&network->is_over)) {
+		if (atomic_load(&network->accepted) >= 0 || poll(&fds, 1, 5) <= 0) {
+			poll(NULL, 0, 1);
+			continue;
+		}
+		if (atomic_load(&network->must_forward))
+			forward(network, accept(network->listener, NULL, NULL));
+		else
+			atomic_store(&network->accepted, accept(network->listener, NULL, NULL));
+	}
+	return NULL;
+}
+
+static void open_network(struct network *network, const char *server, char *address, size_t capacity)
+{
+	struct sockaddr_in here = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(here);
+
+	memset(network, 0, sizeof(*network));
+	atomic_store(&network->accepted, -1);
+	network->server = here;
+	network->server.sin_port = htons((uint16_t)atoi(strrchr(server, ':') + 1));
+	network->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(network->listener, (struct sockaddr *)&here, sizeof(here)), 0);
+	assert_int_equal(listen(network->listener, 8), 0);
+	assert_int_equal(getsockname(network->listener, (struct sockaddr *)&here, &len), 0);
+	snprintf(address, capacity, "127.0.0.1:%d", ntohs(here.sin_port));
+}
+
+/* In order, without a reset: what came is taken first. */
+static void close_accepted(struct network *network)
+{
+	int fd = atomic_load(&network->accepted);
+	char hello[4096];
+
+	assert_true(read(fd, hello, sizeof(hello)) > 0);
+	close(fd);
+	atomic_store(&network->accepted, -1);
+}
+
+/* The endpoint has failed and is tried again; that handshake looks for somebody who is not expected any more when it ends. */
+static void discovery_changes_its_mind_during_a_handshake(void **state)
+{
+	char address[32];
+	struct network network;
+	mesh_server *server;
+	mesh *orders = OPEN_SERVER("orders", &server), *shop;
+	mesh_client *client;
+	struct mesh_error err;
+	pthread_t thread;
+
+	(void)state;
+	open_network(&network, mesh_server_address(server), address, sizeof(address));
+	assert_int_equal(pthread_create(&thread, NULL, run_network, &network), 0);
+	write_endpoints(address, NOBODY);
+	shop = open_with_endpoints("");
+	client = new_client(shop, "users");
+	{
+		struct mesh_call_options opts = http_call("/who");
+		mesh_call *started;
+
+		opts.timeout_ms = 60000;
+		assert_int_equal(mesh_client_start(client, &opts, &started, NULL), 0);
+		while (!COUNTED(shop, "mesh_connect_failures_total")) {
+			WAIT_FOR(atomic_load(&network.accepted) >= 0);
+			close_accepted(&network);
+			poll(NULL, 0, 20);
+		}
+		mesh_call_cancel(started);
+		mesh_call_unref(started);
+	}
+	WAIT_FOR(atomic_load(&network.accepted) >= 0); /* the next try, by itself */
+	write_endpoints(address, ORDERS);
+	WAIT_FOR(COUNTED(shop, "mesh_discovery_updates_total") >= 2);
+	poll(NULL, 0, 50); /* the loop has heard of it, too */
+	atomic_store(&network.must_forward, true);
+	close_accepted(&network);
+	/* Nobody calls: it is tried again all the same, with the new ID. */
+	WAIT_FOR(COUNTED(shop, "mesh_connections_opened_total") == 1);
+	assert_false(is_refused(client, &err));
+	mesh_client_free(client);
+	mesh_close(shop);
+	atomic_store(&network.is_over, true);
+	pthread_join(thread, NULL);
+	close(network.listener);
 	close_server(orders, server);
 }
 
@@ -548,6 +675,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(both_sides_know_each_other, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(another_service_cannot_pose, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(discovery_says_who_answers, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(discovery_changes_its_mind_during_a_handshake, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(the_registry_does_not_say_who_answers, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(plain_and_secret_do_not_mix, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(rules_decide_and_are_named, set_up, tear_down),
