@@ -205,7 +205,8 @@ static void open_channel(struct mesh__target *target, struct mesh__reach *reach,
 		.lp = lp, .address = reach->ep->address, .limits = target->flow->conn_limits,
 		.conns_max = atomic_load_explicit(&target->cfg->connections, memory_order_relaxed), .conns = reach->conns, .opened = reach->opened,
 		.connect_failures = reach->connect_failures, .sent_bytes = reach->sent_bytes, .received_bytes = reach->received_bytes,
-		.secure = target->secure.identity ? &target->secure : NULL, .discovered = mesh__endpoint_discovered_id(reach->ep), .on_closed = on_conn_closed, .on_reachable = on_reachable, .owner = rl,
+		.secure = target->secure.identity ? &target->secure : NULL, .discovered = mesh__endpoint_discovered_id(reach->ep),
+		.on_closed = on_conn_closed, .on_reachable = on_reachable, .owner = rl,
 	};
 
 	opts.limits.connect_timeout_ns = atomic_load_explicit(&target->cfg->connect_timeout_ns, memory_order_relaxed);

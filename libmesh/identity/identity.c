@@ -348,6 +348,7 @@ void mesh__identity_deliver(struct mesh__identity_source *source, struct mesh__c
 	identity->shared.life = mesh__rotation_lifetime(first->facts.not_before_s, first->facts.not_after_s, &now);
 	identity->shared.is_redacted = false;
 	identity->shared.failures_in_row = 0;
+	identity->shared.has_news = false; /* what was not said yet is over */
 	identity->shared.is_renewal_wanted = true;
 	identity->shared.renewals++;
 	identity->shared.last_renewal_s = now.wall_ns / NS_PER_SEC;
@@ -366,42 +367,46 @@ void mesh__identity_deliver(struct mesh__identity_source *source, struct mesh__c
 	post_news(identity);
 }
 
-/* Under the lock: is this failure to be logged, and how many were not since the last one that was? Not what is the same as before, and not too often. */
-static bool must_say(struct mesh__identity *identity, const char *why, uint32_t *unsaid)
+/* What is the same as before is not said again, and nothing too often; what has to wait is said by a tick. */
+static void say_failure(struct mesh__identity *identity)
 {
 	uint64_t now_ns = mesh__clock_now_ns();
+	char failure[512], more[64] = "";
+	uint32_t unsaid;
+	bool is_due;
 
-	if (identity->shared.failures_in_row == 0 || strncmp(identity->shared.last_failure, why, sizeof(identity->shared.last_failure) - 1) != 0)
-		identity->shared.has_news = true;
-	*unsaid = identity->shared.failures_unsaid++;
-	if (!identity->shared.has_news || (identity->shared.said_ns && now_ns - identity->shared.said_ns < SAY_FAILURES_NS))
-		return false;
-	identity->shared.has_news = false;
-	identity->shared.failures_unsaid = 0;
-	identity->shared.said_ns = now_ns;
-	return true;
+	pthread_mutex_lock(&identity->shared.lock);
+	is_due = identity->shared.has_news && (!identity->shared.said_ns || now_ns - identity->shared.said_ns >= SAY_FAILURES_NS);
+	unsaid = identity->shared.failures_unsaid;
+	memcpy(failure, identity->shared.last_failure, sizeof(failure));
+	if (is_due) {
+		identity->shared.has_news = false;
+		identity->shared.failures_unsaid = 0;
+		identity->shared.said_ns = now_ns;
+	}
+	pthread_mutex_unlock(&identity->shared.lock);
+	if (!is_due)
+		return;
+	if (unsaid > 1)
+		snprintf(more, sizeof(more), " (and %" PRIu32 " failures before this one were not said)", unsaid - 1);
+	mesh__log_write(identity->opts.log, MESH_LOG_WARN, "identity: renewal failed: %s: %s%s", identity->source.uri, failure, more);
 }
 
 void mesh__identity_failed(struct mesh__identity_source *source, const char *reason, const char *why)
 {
 	struct mesh__identity *identity = source->identity;
-	uint32_t unsaid;
-	bool is_said;
 
 	count_failure(identity, reason);
 	pthread_mutex_lock(&identity->shared.lock);
-	is_said = must_say(identity, why, &unsaid);
-	identity->shared.failures_in_row++;
+	if (identity->shared.failures_in_row++ == 0 || strncmp(identity->shared.last_failure, why, sizeof(identity->shared.last_failure) - 1) != 0)
+		identity->shared.has_news = true;
 	identity->shared.failures++;
+	identity->shared.failures_unsaid++;
 	identity->shared.is_renewal_wanted = true;
 	identity->shared.last_failure_s = wall_s();
 	snprintf(identity->shared.last_failure, sizeof(identity->shared.last_failure), "%s", why);
 	pthread_mutex_unlock(&identity->shared.lock);
-	if (is_said && unsaid)
-		mesh__log_write(identity->opts.log, MESH_LOG_WARN, "identity: renewal failed: %s: %s (and %" PRIu32 " failures more since this was last said)",
-				source->uri, why, unsaid);
-	else if (is_said)
-		mesh__log_write(identity->opts.log, MESH_LOG_WARN, "identity: renewal failed: %s: %s", source->uri, why);
+	say_failure(identity);
 	post_news(identity);
 }
 
@@ -523,6 +528,7 @@ static void on_tick(struct mesh__timer *timer, struct mesh__loop *lp)
 
 	note_clocks(identity, lp, &now);
 	note_overdue(identity, &now);
+	say_failure(identity);
 	mesh__timer_set(lp, timer, lp->now_ns + TICK_NS);
 }
 

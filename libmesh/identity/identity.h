@@ -39,7 +39,7 @@ struct mesh__identity_options {
 	struct mesh__loop *control;
 	const char *service;
 	const struct mesh__stream_client *streams;
-	/* An identity of ours, or the bundle of a trust domain, was there and is no more: connections are to be judged now. thread any, under no lock */
+	/* An identity of ours, or the bundle of a trust domain, is there no more: connections are to be judged now. thread any, under no lock */
 	void (*on_withdrawn)(void *user);
 	void *user;
 };
@@ -69,8 +69,8 @@ uint64_t mesh__identity_generation(const struct mesh__identity *identity); /* th
 const struct mesh__svid *mesh__identity_svid(const struct mesh__identity *identity, const struct mesh__credentials *credentials, const char *service);
 
 /*
- * The ID that a client of `service` accepts: option peer.id@service, else what discovery says of the endpoint (`discovered`; NULL: nothing), else the
- * template in our own trust domain. 0, and *from is a phrase that says which of these it was; or -1 with *why.
+ * The ID that a client of `service` accepts: option peer.id@service, else what discovery says of the endpoint (`discovered`; NULL:
+ * nothing), else the template in our own trust domain. 0, and *from is a phrase that says which of these it was; or -1 with *why.
  */
 int mesh__identity_expected(const struct mesh__identity *identity, const struct mesh__credentials *credentials, const char *service,
 			    const struct mesh__discovered_id *discovered, struct mesh__spiffe_id *id, const char **from, const char **why);

@@ -54,8 +54,8 @@ struct mesh__channel {
 void mesh__channel_init(struct mesh__channel *channel, const struct mesh__channel_options *opts);
 
 /*
- * Discovery says something else of the endpoint (NULL: nothing any more): handshakes that begin now expect that, and connections whose peer is somebody
- * else take no new streams. A reference is taken.
+ * Discovery says something else of the endpoint (NULL: nothing any more): handshakes that begin now expect that, and connections
+ * whose peer is somebody else take no new streams. A reference is taken.
  */
 void mesh__channel_expect(struct mesh__channel *channel, struct mesh__discovered_id *discovered);
 

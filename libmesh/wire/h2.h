@@ -148,7 +148,7 @@ struct mesh__conn {
 	char close_reason[32];    /* a short label for counters: "idle", "lost", "ping_flood" */
 	char close_text[384];     /* for people */
 	const struct mesh__secure_options *secure_options; /* NULL: plain text */
-	struct mesh__discovered_id *discovered;    /* client: whom discovery says that the peer is, read when the handshake begins; the owner's; NULL: nothing */
+	struct mesh__discovered_id *discovered;    /* client: whom discovery expects, when the handshake begins; the owner's; NULL: nobody */
 	struct mesh__secure *secure;               /* its TLS, from the handshake on */
 	const struct mesh__spiffe_id *peer_id;     /* verified; NULL: plain text, or not open yet; valid until on_close() returns */
 };

@@ -39,7 +39,8 @@ static int make_session(struct mesh__secure *secure, struct mesh__credentials *c
 		return -1;
 	}
 	if (!secure->is_server) {
-		if (mesh__identity_expected(opts->identity, credentials, opts->expected_service, secure->discovered, &expected, &tls.expected_from, &why)) {
+		if (mesh__identity_expected(opts->identity, credentials, opts->expected_service, secure->discovered, &expected,
+					    &tls.expected_from, &why)) {
 			fail(secure, MESH_E_IDENTITY, "no_identity", why);
 			return -1;
 		}
@@ -225,8 +226,9 @@ bool mesh__secure_is_expected(const struct mesh__secure *secure, const struct me
 	struct mesh__spiffe_id expected;
 	const char *from, *why;
 
-	return !mesh__identity_expected(opts->identity, mesh__tls_credentials(secure->tls), opts->expected_service, discovered, &expected, &from, &why) &&
-	       mesh__spiffe_id_equal(&expected, mesh__tls_peer_id(secure->tls));
+	if (mesh__identity_expected(opts->identity, mesh__tls_credentials(secure->tls), opts->expected_service, discovered, &expected, &from, &why))
+		return false;
+	return mesh__spiffe_id_equal(&expected, mesh__tls_peer_id(secure->tls));
 }
 
 /* Connections that retire together would come back together: each takes its own moment, well within what life is left. */

@@ -70,7 +70,10 @@ void mesh__secure_count_failure(struct mesh__secure *secure, const char *reason)
 /* Client, once it is open: is the peer whom we would expect now, when discovery says this (NULL: nothing) of it? */
 bool mesh__secure_is_expected(const struct mesh__secure *secure, const struct mesh__discovered_id *discovered);
 
-/* Once a second, and when something that was trusted is no more: what becomes of the connection, now that other credentials may be there. STAYS, until its turn has come. */
+/*
+ * Once a second, and when something that was trusted is no more: what becomes of the connection, now that other credentials may be
+ * there. STAYS, until its turn has come.
+ */
 enum mesh__verdict_on_old mesh__secure_judge(struct mesh__secure *secure, struct mesh__loop *lp);
 
 #endif

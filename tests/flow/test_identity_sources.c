@@ -562,6 +562,16 @@ static void keep_line(int32_t level, const char *line, void *user)
 	pthread_mutex_unlock(&lines->lock);
 }
 
+static int count_failed(struct lines *lines)
+{
+	int failed;
+
+	pthread_mutex_lock(&lines->lock);
+	failed = lines->failed;
+	pthread_mutex_unlock(&lines->lock);
+	return failed;
+}
+
 static mesh *open_with_log(struct lines *lines, const char *service, const char *identity, const char *state_dir)
 {
 	const struct mesh_setting settings[] = { { "tls", "on" }, { "identity", identity }, { "state.dir", state_dir }, { "identity.lifetime", "12s" } };
@@ -688,7 +698,7 @@ static void a_missed_renewal_is_seen_everywhere(void **state)
 	assert_true(COUNTED(by_local, "mesh_identity_failures_total", "reason", "authority") >= 1);
 	assert_true(COUNTED(by_agent, "mesh_identity_failures_total", "reason", "socket") >= 1);
 	/* Tries go on and fail, and the log is not full of them. */
-	assert_int_equal(local_lines.failed, 1);
+	assert_int_equal(count_failed(&local_lines), 1);
 	/* And all is well again. */
 	write_spiffe_helper(&renewed);
 	WAIT_FOR(!overdue_since(by_file));
@@ -718,7 +728,30 @@ static void failures_are_logged_when_they_are_news(void **state)
 		WAIT_FOR(count_failures(m) > before);
 	}
 	mesh_close(m);
-	assert_in_range(lines.failed, 1, 4);
+	assert_in_range(count_failed(&lines), 1, 4);
+}
+
+/* An agent that refuses for good does so once: what comes right after another failure has to wait, and is not forgotten. */
+static void a_failure_that_comes_too_soon_is_said_later(void **state)
+{
+	struct agent agent;
+	mesh_server *another;
+	struct lines lines;
+	mesh *m, *host = OPEN_MESH("host", "tls", "off", "discovery", "");
+
+	(void)state;
+	agent_start(&agent);
+	agent_stop(&agent);
+	m = open_with_log(&lines, "users", agent.endpoint, dir);
+	WAIT_FOR(has_failed(m, "cannot be reached"));
+	another = new_server(host, strstr(agent.endpoint, "127."));
+	start_server(another);
+	WAIT_FOR(has_failed(m, "says Unimplemented"));
+	assert_int_equal(count_failed(&lines), 1);
+	WAIT_FOR(count_failed(&lines) == 2);
+	mesh_close(m);
+	mesh_server_free(another);
+	mesh_close(host);
 }
 
 static void keep_default(const struct mesh_identity *identity, void *user)
@@ -819,6 +852,7 @@ int main(void)
 		cmocka_unit_test(what_is_taken_back_ends_at_once),
 		cmocka_unit_test_setup(a_missed_renewal_is_seen_everywhere, make_dir),
 		cmocka_unit_test_setup(failures_are_logged_when_they_are_news, make_dir),
+		cmocka_unit_test_setup(a_failure_that_comes_too_soon_is_said_later, make_dir),
 		cmocka_unit_test_setup(a_workload_api_that_is_not_there_is_named, make_dir),
 		cmocka_unit_test(the_identity_that_a_hint_names_is_ours),
 		cmocka_unit_test(another_identity_that_expires_ends_no_connection),
