@@ -4,6 +4,7 @@
 #include "base/fault.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "identity/plain_path.h"
 
 #include <jansson.h>
 #include <stdarg.h>
@@ -11,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { METHOD_MAX = 31, SERVICE_MAX = 255, PATH_MAX_BYTES = 8192, NEAREST_MAX = 3, WHERE_MAX = 96 };
+enum { METHOD_MAX = 31, SERVICE_MAX = 255, PATH_MAX_BYTES = 8192, NEAREST_MAX = 3, WHERE_MAX = 96, PLAIN_PATH_MAX = 4096 };
 
 enum verdict { VERDICT_DENY, VERDICT_ALLOW, VERDICT_TRUST_DOMAIN };
 
@@ -20,8 +21,8 @@ static const char *const default_names[] = { "default:deny", "default:allow", "d
 
 /* The text that must be there; `is_prefix`: more may follow. */
 struct pattern {
-	char *text;
-	size_t len;
+	char *text, *plain; /* plain: of a path's pattern, as plain_path.h makes it; NULL: the same */
+	size_t len, plain_len;
 	bool is_prefix;
 };
 
@@ -56,8 +57,10 @@ struct reader {
 
 static void free_list(struct list *list)
 {
-	for (size_t i = 0; i < list->count; i++)
+	for (size_t i = 0; i < list->count; i++) {
 		mesh__memory_free(list->items[i].text);
+		mesh__memory_free(list->items[i].plain);
+	}
 	mesh__memory_free(list->items);
 }
 
@@ -198,6 +201,21 @@ static int add_pattern(struct list *list, const char *text, size_t len, bool is_
 	return 0;
 }
 
+static int add_plain_paths(struct list *list)
+{
+	for (size_t i = 0; i < list->count; i++) {
+		struct pattern *pattern = &list->items[i];
+
+		if (mesh__plain_path_is(pattern->text, pattern->len))
+			continue;
+		pattern->plain = mesh__memory_alloc(pattern->len);
+		if (!pattern->plain)
+			return MESH_E_NOMEM;
+		pattern->plain_len = mesh__plain_path_make(pattern->text, pattern->len, pattern->plain);
+	}
+	return 0;
+}
+
 static int read_list(struct reader *reader, const json_t *value, const char *key, struct list *list, check_fn check)
 {
 	size_t count = json_array_size(value);
@@ -331,6 +349,8 @@ static int read_rule(struct reader *reader, const json_t *item, size_t index)
 		rc = read_list(reader, methods, "methods", &rule->methods, check_method);
 	if (rc == 0 && paths)
 		rc = read_list(reader, paths, "paths", &rule->paths, check_path);
+	if (rc == 0 && add_plain_paths(&rule->paths))
+		rc = no_memory(reader->err);
 	if (rc == 0 && dry_run && !json_is_boolean(dry_run))
 		rc = bad(reader, "\"dry_run\" is neither true nor false");
 	rule->is_dry_run = json_is_true(dry_run);
@@ -472,6 +492,37 @@ int mesh__policy_default(struct mesh__policy **out)
 
 /* --- deciding --- */
 
+/* A path in the two forms in which it may be read. */
+struct path {
+	const char *text, *plain;
+	size_t len, plain_len;
+	bool is_plain;   /* there is but one form */
+	bool is_unknown; /* it is too long for us to find the other */
+};
+
+static void read_path(struct path *path, const struct mesh__policy_question *question, char *storage)
+{
+	*path = (struct path){ .text = question->path, .len = question->path_len, .is_plain = mesh__plain_path_is(question->path, question->path_len) };
+	path->is_unknown = !path->is_plain && path->len > PLAIN_PATH_MAX;
+	if (path->is_plain || path->is_unknown)
+		return;
+	path->plain = storage;
+	path->plain_len = mesh__plain_path_make(path->text, path->len, storage);
+}
+
+static bool has_plain(const struct list *list, const struct path *path)
+{
+	for (size_t i = 0; i < list->count; i++) {
+		const struct pattern *pattern = &list->items[i];
+		const char *text = pattern->plain ? pattern->plain : pattern->text;
+		size_t len = pattern->plain ? pattern->plain_len : pattern->len;
+
+		if ((pattern->is_prefix ? path->plain_len >= len : path->plain_len == len) && memcmp(path->plain, text, len) == 0)
+			return true;
+	}
+	return false;
+}
+
 static bool matches(const struct list *list, const char *text, size_t len)
 {
 	for (size_t i = 0; i < list->count; i++) {
@@ -483,10 +534,22 @@ static bool matches(const struct list *list, const char *text, size_t len)
 	return !list->count;
 }
 
-static bool rule_matches(const struct rule *rule, const struct mesh__policy_question *question)
+/* Who is let in must be so in either form, who is kept out in one. */
+static bool path_matches(const struct rule *rule, const struct path *path)
+{
+	bool is_there = matches(&rule->paths, path->text, path->len);
+
+	if (path->is_plain || !rule->paths.count)
+		return is_there;
+	if (path->is_unknown)
+		return !rule->is_allow;
+	return rule->is_allow ? is_there && has_plain(&rule->paths, path) : is_there || has_plain(&rule->paths, path);
+}
+
+static bool rule_matches(const struct rule *rule, const struct mesh__policy_question *question, const struct path *path)
 {
 	return (!rule->service || (question->service && strcmp(rule->service, question->service) == 0)) &&
-	       matches(&rule->methods, question->method, strlen(question->method)) && matches(&rule->paths, question->path, question->path_len) &&
+	       matches(&rule->methods, question->method, strlen(question->method)) && path_matches(rule, path) &&
 	       matches(&rule->peers, question->peer->text, question->peer->len);
 }
 
@@ -507,16 +570,19 @@ void mesh__policy_decide(const struct mesh__policy *policy, const struct mesh__p
 {
 	const struct rule *by = NULL;
 	bool has_allow_on_trial = false;
+	char storage[PLAIN_PATH_MAX];
+	struct path path;
 
 	memset(answer, 0, sizeof(*answer));
 	if (!question->peer || !question->peer->len) { /* rules speak of verified peers only */
 		snprintf(answer->rule, sizeof(answer->rule), "no-identity");
 		return;
 	}
+	read_path(&path, question, storage);
 	for (size_t i = 0; i < policy->count && !by; i++) {
 		const struct rule *rule = &policy->rules[i];
 
-		if (!rule_matches(rule, question))
+		if (!rule_matches(rule, question, &path))
 			continue;
 		if (!rule->is_dry_run)
 			by = rule;

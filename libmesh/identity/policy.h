@@ -11,7 +11,8 @@
  * domain may), "deny" or "allow"; not written, it is "deny" if there is an allow rule, else "trust-domain". A dry-run rule decides
  * nothing and is counted; nor does it change the default that is not written (what it would have changed is counted as
  * "default:deny"). An ID pattern is an exact ID, or ends in a whole segment "*" (all below it, at any depth), or is "*" alone. A path
- * pattern is exact or ends in "*"; paths are compared as they came, as handlers are found. Names are unique; a rule without one is "rule-N".
+ * pattern is exact or ends in "*"; paths are compared as they came, as handlers are found, and as a handler may read them (plain_path.h): an
+ * allow rule matches only if both forms do, a deny rule if one does. Names are unique; a rule without one is "rule-N".
  */
 #ifndef MESH_IDENTITY_POLICY_H
 #define MESH_IDENTITY_POLICY_H

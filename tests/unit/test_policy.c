@@ -1,3 +1,4 @@
+#include "identity/plain_path.h"
 #include "identity/policy.h"
 #include "identity/policy_path.h"
 
@@ -177,6 +178,58 @@ static void peer_without_identity_is_never_allowed(void **state)
 	assert_string_equal(answer.rule, "no-identity");
 	assert_true(mesh__policy_is_hopeless(policy, NULL, "prod.example"));
 	mesh__policy_unref(policy);
+}
+
+static void paths_have_a_plain_form(void **state)
+{
+	static const char *const forms[][2] = {
+		{ "/", "/" }, { "//", "/" }, { "/a", "/a" }, { "/a/", "/a/" }, { "//a///b", "/a/b" }, { "/./a", "/a" }, { "/a/.", "/a/" }, { "/a/..", "/" },
+		{ "/a/../b", "/b" }, { "/../../b", "/b" }, { "/a/b/../../c/", "/c/" }, { "/...", "/..." }, { "/.well-known/x", "/.well-known/x" },
+		{ "/%61dmin", "/admin" }, { "/%2e%2E/a", "/a" }, { "/a%2fb", "/a/b" }, { "/a%5Cb", "/a/b" }, { "/a\\b", "/a/b" }, { "/%2561", "/%61" },
+		{ "/a%", "/a%" }, { "/a%4", "/a%4" }, { "/a%zz", "/a%zz" }, { "/a;v=1/b;x", "/a/b" }, { "/;/a", "/a" }, { "/..;/a", "/a" }, { "*", "*" }, { "", "" },
+	};
+	char *out;
+	size_t len;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(forms) / sizeof(*forms); i++) {
+		len = strlen(forms[i][0]);
+		out = malloc(len ? len : 1); /* as large as it must be, for the address sanitizer */
+		assert_non_null(out);
+		len = mesh__plain_path_make(forms[i][0], len, out);
+		if (len != strlen(forms[i][1]) || memcmp(out, forms[i][1], len) != 0)
+			fail_msg("%s became %.*s, not %s", forms[i][0], (int)len, out, forms[i][1]);
+		if (mesh__plain_path_is(forms[i][0], strlen(forms[i][0])))
+			assert_string_equal(forms[i][0], forms[i][1]);
+		free(out);
+	}
+}
+
+/* A handler may decode and tidy what it is given: no spelling leads in, or past a rule that keeps out. */
+static void another_spelling_of_a_path_changes_nothing(void **state)
+{
+	static const char *const spellings[] = { "/admin/x", "//admin/x", "/%61dmin/x", "/./admin/x", "/public/../admin/x", "/public/%2e%2e/admin/x", "/admin;v=1/x",
+						 "/admin%2fx", "/public/..%2fadmin/x", "/\\admin/x" };
+	static const char *const good[] = { "/public/x", "/public//x", "/public/a%20b", "/my%20docs/x", "/one;v=2" };
+	struct mesh__policy *denies = parse("{\"rules\": [{\"deny\": [\"*\"], \"paths\": [\"/admin/*\"]}]}");
+	struct mesh__policy *allows = parse("{\"rules\": [{\"allow\": [\"*\"], \"paths\": [\"/public/*\", \"/my%20docs/*\", \"/one;v=2\"]}]}");
+	char path[8000];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(spellings) / sizeof(*spellings); i++)
+		if (may_do(denies, SHOP, "users", "GET", spellings[i]) || may_do(allows, SHOP, "users", "GET", spellings[i]))
+			fail_msg("%s led in", spellings[i]);
+	for (size_t i = 0; i < sizeof(good) / sizeof(*good); i++)
+		if (!may_do(denies, SHOP, "users", "GET", good[i]) || !may_do(allows, SHOP, "users", "GET", good[i]))
+			fail_msg("%s was kept out", good[i]);
+	/* Nor does one that is too long to look at. */
+	memset(path, 'x', sizeof(path));
+	memcpy(path, "/public/%61/", 12);
+	path[sizeof(path) - 1] = '\0';
+	assert_false(may_do(denies, SHOP, "users", "GET", path));
+	assert_false(may_do(allows, SHOP, "users", "GET", path));
+	mesh__policy_unref(denies);
+	mesh__policy_unref(allows);
 }
 
 static void rules_on_trial_decide_nothing_and_are_told(void **state)
@@ -579,6 +632,8 @@ int main(void)
 		cmocka_unit_test(service_methods_and_paths_all_have_to_match),
 		cmocka_unit_test(deny_of_some_calls_is_not_hopeless),
 		cmocka_unit_test(peer_without_identity_is_never_allowed),
+		cmocka_unit_test(paths_have_a_plain_form),
+		cmocka_unit_test(another_spelling_of_a_path_changes_nothing),
 		cmocka_unit_test(rules_on_trial_decide_nothing_and_are_told),
 		cmocka_unit_test(allow_on_trial_keeps_the_default_and_tells_whom_it_would_leave_out),
 		cmocka_unit_test(each_broken_policy_is_refused_with_its_sentence),
