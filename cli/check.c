@@ -153,6 +153,8 @@ static void check_encryption(struct report *report, mesh *m)
 	get_option(m, "identity", "MESH_IDENTITY", identity, sizeof(identity));
 	if (strcmp(tls, "off") == 0 || strcmp(identity, "off") == 0)
 		tell(report, WARN, "encryption", "leave MESH_TLS=off and MESH_IDENTITY=off out", "PLAIN TEXT: what starts here with these options encrypts nothing and proves nothing");
+	else if (!m)
+		tell(report, WARN, "encryption", "see what is said above first", "not known: nothing starts here with these options");
 	else
 		tell(report, OK, "encryption", "", "what starts here with these options encrypts, and both sides show who they are");
 }
