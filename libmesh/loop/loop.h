@@ -86,6 +86,7 @@ struct mesh__loop {
 	uint8_t *sealed;        /* the same for the other side of encryption, made with the first TLS connection */
 	uint8_t *records[2];    /* where TLS sessions have their records, see mesh__tls_settle() */
 	struct mesh__list secured; /* TLS connections that are open; wire/secure.h */
+	uint64_t complained_ns; /* when a handshake was last said to have failed for want of an identity: strangers must not fill a log */
 
 	uint64_t live; /* objects that others may still hold: the loop's memory outlives them */
 	pthread_mutex_t late_lock; /* guards all of the loop's memory once it has been freed by its owner */

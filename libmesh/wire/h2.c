@@ -33,6 +33,7 @@ enum {
 #define TICK_NS MESH__NS_PER_SEC /* how often a connection looks at its timeouts: they are seconds to minutes */
 #define LINGER_NS MESH__NS_PER_SEC /* for a peer that was turned away to hear why */
 #define LONG_PING_NS (310 * MESH__NS_PER_SEC)
+#define COMPLAIN_EVERY_NS (10 * MESH__NS_PER_SEC)
 
 static const struct {
 	const char *name;
@@ -554,8 +555,10 @@ static void handshake_failed(struct mesh__conn *conn)
 
 	if (conn->is_server && !secure->tls) /* there was nothing yet that could have told the client */
 		mesh__socket_send(conn->fd, alert, sizeof(alert));
-	if (secure->code == MESH_E_IDENTITY)
+	if (secure->code == MESH_E_IDENTITY && (!conn->lp->complained_ns || conn->lp->now_ns - conn->lp->complained_ns >= COMPLAIN_EVERY_NS)) {
+		conn->lp->complained_ns = conn->lp->now_ns;
 		mesh__log_write(conn->lp->log, MESH_LOG_ERROR, "no TLS handshake: %s", secure->why);
+	}
 	conn->lingers = conn->is_server && secure->out.len;
 	mesh__conn_close(conn, secure->code, secure->reason, secure->why);
 }
