@@ -26,6 +26,19 @@ static void fail(struct mesh__secure *secure, int32_t code, const char *reason, 
 	snprintf(secure->why, sizeof(secure->why), "%s", why);
 }
 
+/* mesh__identity_take() has looked at the mesh's own; a server may show another. */
+static bool is_expired(struct mesh__secure *secure, const struct mesh__svid *svid)
+{
+	int64_t ago_s = (int64_t)(mesh__clock_wall_ns() / MESH__NS_PER_SEC) - svid->facts.not_after_s;
+	char why[MESH__TLS_WHY_MAX];
+
+	if (ago_s <= 0)
+		return false;
+	snprintf(why, sizeof(why), "our certificate for %.256s expired %lld s ago and was not renewed", svid->facts.id.text, (long long)ago_s);
+	fail(secure, MESH_E_IDENTITY, "no_identity", why);
+	return true;
+}
+
 static int make_session(struct mesh__secure *secure, struct mesh__credentials *credentials)
 {
 	const struct mesh__secure_options *opts = secure->opts;
@@ -38,6 +51,8 @@ static int make_session(struct mesh__secure *secure, struct mesh__credentials *c
 		fail(secure, MESH_E_IDENTITY, "no_identity", "this process has no certificate to show");
 		return -1;
 	}
+	if (is_expired(secure, tls.svid))
+		return -1;
 	if (!secure->is_server) {
 		if (mesh__identity_expected(opts->identity, credentials, opts->expected_service, secure->discovered, &expected,
 					    &tls.expected_from, &why)) {

@@ -1066,6 +1066,24 @@ static void a_server_without_an_identity_says_so(void **state)
 	assert_int_equal(atomic_load(&complaints), 1); /* strangers do not fill the log */
 }
 
+/* The mesh's own may be valid still, when that of one of its servers is not. */
+static void an_expired_certificate_is_not_shown(void **state)
+{
+	struct party client = { .asks = true }, server = { 0 };
+	struct mesh__credentials *good = userss.credentials;
+
+	(void)state;
+	userss.credentials = make_party(USERS, &ours, -HOUR_S, -60, true);
+	start_both(&client, &server);
+	mesh__wait_until(&client.closed, UINT64_MAX);
+	mesh__wait_until(&server.closed, UINT64_MAX);
+	mesh__credentials_unref(userss.credentials);
+	userss.credentials = good;
+	assert_int_equal(server.code, MESH_E_IDENTITY);
+	assert_non_null(strstr(server.why, USERS " expired 6"));
+	assert_non_null(strstr(client.why, "it has no identity to show"));
+}
+
 static void plain_text_and_tls_tell_each_other_apart(void **state)
 {
 	struct party client = { .is_plain = true }, server = { 0 };
@@ -1210,6 +1228,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_refused_client_hears_why, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(without_an_identity_nothing_is_opened, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(a_server_without_an_identity_says_so, begin_loop, end_loop),
+		cmocka_unit_test_setup_teardown(an_expired_certificate_is_not_shown, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(plain_text_and_tls_tell_each_other_apart, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(odd_peers_end_in_a_reason, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(a_peer_that_is_turned_away_may_talk_on, begin_loop, end_loop),
