@@ -204,6 +204,18 @@ static int refuse(const char *endpoint, const char *why, struct mesh_error *err)
 	return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option identity: spiffe:%.128s names no Workload API: %s", endpoint, why);
 }
 
+/* The Workload API has no TLS, and it is our private key that comes. */
+static void warn_of_network(const struct spiffe *spiffe, const struct mesh__address *address)
+{
+	static const uint8_t here[16] = { [15] = 1 };
+	bool is_here = address->family == 4 ? address->ip[0] == 127 : memcmp(address->ip, here, sizeof(here)) == 0;
+
+	if (!is_here)
+		mesh__log_write(spiffe->source->opts->log, MESH_LOG_WARN,
+				"identity: %s is another machine's, and our private key comes from there in PLAIN TEXT: prefer an agent's Unix socket on this one",
+				spiffe->target);
+}
+
 /* Source: SPIFFE_Workload_Endpoint.md, section 4. unix:/PATH is the same URI without its empty authority. */
 static int read_target(struct spiffe *spiffe, const char *endpoint, struct mesh_error *err)
 {
@@ -214,6 +226,7 @@ static int read_target(struct spiffe *spiffe, const char *endpoint, struct mesh_
 		if (mesh__address_parse_endpoint(&address, endpoint + 6, strlen(endpoint + 6), &why))
 			return refuse(endpoint, why, err);
 		snprintf(spiffe->target, sizeof(spiffe->target), "%s", endpoint);
+		warn_of_network(spiffe, &address);
 		return 0;
 	}
 	if (strncmp(endpoint, "unix:", 5) != 0)

@@ -409,6 +409,34 @@ static void a_workload_api_that_is_not_there_is_named(void **state)
 	close(fd);
 }
 
+static void keep_warning(int32_t level, const char *line, void *user)
+{
+	if (level == MESH_LOG_WARN && strstr(line, "our private key comes from there in PLAIN TEXT"))
+		atomic_fetch_add((atomic_int *)user, 1);
+}
+
+static void a_key_over_the_network_is_warned_of(void **state)
+{
+	static const char *const uris[] = { "spiffe:tcp://127.0.0.1:9", "spiffe:tcp://[::1]:9", "spiffe:tcp://255.255.255.255:9" }; /* no packet leaves for that */
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		const struct mesh_setting settings[] = { { "tls", "on" }, { "identity", uris[i] } };
+		struct mesh_options opts = MESH_OPTIONS_INIT;
+		atomic_int warnings = 0;
+		mesh *m = NULL;
+
+		opts.service = "users";
+		opts.settings = settings;
+		opts.setting_count = 2;
+		opts.log = keep_warning;
+		opts.log_user = &warnings;
+		assert_int_equal(mesh_open(&opts, &m, NULL), 0);
+		mesh_close(m);
+		assert_int_equal(atomic_load(&warnings), i == 2);
+	}
+}
+
 /* ---- taken back ---- */
 
 #define SHOP "spiffe://partner.example/ns/shop/sa/shop"
@@ -854,6 +882,7 @@ int main(void)
 		cmocka_unit_test_setup(failures_are_logged_when_they_are_news, make_dir),
 		cmocka_unit_test_setup(a_failure_that_comes_too_soon_is_said_later, make_dir),
 		cmocka_unit_test_setup(a_workload_api_that_is_not_there_is_named, make_dir),
+		cmocka_unit_test(a_key_over_the_network_is_warned_of),
 		cmocka_unit_test(the_identity_that_a_hint_names_is_ours),
 		cmocka_unit_test(another_identity_that_expires_ends_no_connection),
 	};
