@@ -296,12 +296,16 @@ static void bundles_may_be_jwk_sets(void **state)
 	}
 }
 
-static int call_once(mesh_client *client, char *message, size_t capacity)
+static int call_path(mesh_client *client, const char *path, uint32_t timeout_ms, char *message, size_t capacity)
 {
-	struct mesh_call_options opts = http_call("/echo");
+	struct mesh_call_options opts = http_call(path);
 	struct mesh_error err = MESH_ERROR_INIT;
 	mesh_call *done = NULL;
-	int rc = mesh_client_call(client, &opts, &done, &err);
+	int rc;
+
+	opts.method = "POST"; /* not tried again if it may have been done */
+	opts.timeout_ms = timeout_ms;
+	rc = mesh_client_call(client, &opts, &done, &err);
 
 	mesh_call_unref(done);
 	snprintf(message, capacity, "%s", err.message);
@@ -315,12 +319,36 @@ static void write_party(const struct certificate *leaf)
 	write_file("ca.crt", root.pem, 0644);
 }
 
+static int call_once(mesh_client *client, char *message, size_t capacity)
+{
+	return call_path(client, "/echo", 0, message, capacity);
+}
+
+static mesh_request *_Atomic held;
+
+static void hold(mesh_request *request, void *user)
+{
+	(void)user;
+	atomic_store(&held, mesh_request_ref(request));
+}
+
+static atomic_int held_result;
+
+static void *call_and_wait(void *client)
+{
+	char message[512];
+
+	atomic_store(&held_result, call_path(client, "/hold", 120000, message, sizeof(message)));
+	return NULL;
+}
+
 /* crl.pem: what is revoked is refused, and the connection that it had ends. */
 static void a_revoked_peer_loses_its_connection_and_gets_no_new_one(void **state)
 {
 	struct certificate server_leaf, client_leaf;
 	struct crl crl;
 	char servers_dir[sizeof(dir)], message[512];
+	pthread_t waiting;
 	mesh_server *server;
 	mesh_client *client;
 	mesh *users_mesh, *shop;
@@ -333,6 +361,7 @@ static void a_revoked_peer_loses_its_connection_and_gets_no_new_one(void **state
 	users_mesh = OPEN_MESH("users", "tls", "on", "identity", uri, "namespace", "shop");
 	server = new_server(users_mesh, NULL);
 	add_handler(server, "/echo", 0, answer_echo, NULL);
+	add_handler(server, "/hold", 0, hold, NULL);
 	start_server(server);
 	assert_int_equal(make_dir(NULL), 0);
 	write_party(&client_leaf);
@@ -344,10 +373,16 @@ static void a_revoked_peer_loses_its_connection_and_gets_no_new_one(void **state
 	WAIT_FOR(has_failed(users_mesh, "crl.pem cannot be used: revocation list 1: it is not PEM"));
 	assert_int_equal(generation(users_mesh), 1);
 	assert_int_equal(call_once(client, message, sizeof(message)), 0);
+	/* A call that is under way would last for two minutes if its connection were only drained. */
+	assert_int_equal(pthread_create(&waiting, NULL, call_and_wait, client), 0);
+	WAIT_FOR(atomic_load(&held) != NULL);
 	make_crl(&crl, &(struct crl_spec){ .issuer = &root, .revoked = { &client_leaf } });
 	write_file("crl.pem", crl.pem, 0644);
 	WAIT_FOR(generation(users_mesh) == 2);
-	WAIT_FOR(call_once(client, message, sizeof(message)) != 0);
+	WAIT_FOR(atomic_load(&held_result) != 0);
+	pthread_join(waiting, NULL);
+	mesh_request_reply(atomic_load(&held), &(struct mesh_reply){ .size = sizeof(struct mesh_reply) });
+	mesh_request_unref(atomic_load(&held));
 	WAIT_FOR(call_once(client, message, sizeof(message)) != 0 && strstr(message, "certificate revoked"));
 	/* Taken back no more. */
 	write_file("crl.pem", "", 0644);
@@ -359,6 +394,57 @@ static void a_revoked_peer_loses_its_connection_and_gets_no_new_one(void **state
 	mesh_close(users_mesh);
 	free_certificate(&server_leaf);
 	free_certificate(&client_leaf);
+}
+
+static int open_with(unsigned owner, unsigned group, unsigned mode, char *message, size_t capacity)
+{
+	const struct mesh_setting settings[] = { { "tls", "on" }, { "identity", uri } };
+	struct mesh_options opts = MESH_OPTIONS_INIT;
+	struct mesh_error err = MESH_ERROR_INIT;
+	char path[256];
+	mesh *m = NULL;
+	int rc;
+
+	snprintf(path, sizeof(path), "%s/..v1/tls.key", dir);
+	assert_int_equal(chown(path, owner, group), 0);
+	assert_int_equal(chmod(path, mode), 0);
+	opts.service = "users";
+	opts.settings = settings;
+	opts.setting_count = 2;
+	rc = mesh_open(&opts, &m, &err);
+	assert_true(rc || generation(m) == 1);
+	snprintf(message, capacity, "%s", err.message);
+	mesh_close(m);
+	return rc;
+}
+
+/* What Kubernetes mounts for a pod with fsGroup: root's files, which a group may read, behind two links. Only root can try that. */
+static void a_key_of_root_may_be_read_by_its_group_and_no_more(void **state)
+{
+	enum { US = 0, GROUP = 4711, SOMEBODY = 4712 };
+	static const unsigned good[] = { 0400, 0440, 0600, 0640 }, bad[] = { 0444, 0644, 0660, 0650, 0620, 0604 };
+	static const char *const leaves[] = { "tls.crt", "tls.key", "ca.crt" };
+	char path[256], to[64], message[512];
+
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	write_version("..v1", &users);
+	swap_data_link("..v1");
+	for (size_t i = 0; i < 3; i++) {
+		snprintf(path, sizeof(path), "%s/%s", dir, leaves[i]);
+		snprintf(to, sizeof(to), "..data/%s", leaves[i]);
+		assert_int_equal(symlink(to, path), 0);
+	}
+	for (size_t i = 0; i < sizeof(good) / sizeof(*good); i++)
+		assert_int_equal(open_with(US, GROUP, good[i], message, sizeof(message)), 0);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		assert_int_equal(open_with(US, GROUP, bad[i], message, sizeof(message)), MESH_E_NOT_PRIVATE);
+		assert_non_null(strstr(message, "tls.key has mode 0"));
+		assert_non_null(strstr(message, "chmod 0440 it (Kubernetes: defaultMode 0440, with fsGroup)"));
+	}
+	assert_int_equal(open_with(SOMEBODY, GROUP, 0400, message, sizeof(message)), MESH_E_NOT_PRIVATE);
+	assert_non_null(strstr(message, "tls.key belongs to user 4712, neither to us (0) nor to root"));
 }
 
 static void a_key_that_others_can_read_is_refused(void **state)
@@ -384,29 +470,77 @@ static void a_key_that_others_can_read_is_refused(void **state)
 	assert_non_null(strstr(err.message, "svid_bundle.pem has mode 0666"));
 }
 
-static void a_workload_api_that_is_not_there_is_named(void **state)
+static int listen_at(const char *name, char *endpoint, size_t capacity)
 {
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
-	char endpoint[200];
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), peer;
-	mesh *m;
-	struct mesh__identity_status status;
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	(void)state;
-	snprintf(sa.sun_path, sizeof(sa.sun_path), "%.90s/agent.sock", dir);
-	snprintf(endpoint, sizeof(endpoint), "spiffe:unix://%s", sa.sun_path);
-	m = OPEN_MESH("users", "tls", "on", "identity", endpoint);
-	WAIT_FOR(has_failed(m, "agent.sock cannot be reached: cannot connect: No such file or directory"));
+	snprintf(sa.sun_path, sizeof(sa.sun_path), "%.80s/%.16s", dir, name);
+	snprintf(endpoint, capacity, "spiffe:unix://%s", sa.sun_path);
 	assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
 	assert_int_equal(listen(fd, 8), 0);
-	peer = accept(fd, NULL, NULL);
-	assert_int_equal(send(peer, "SSH-2.0-OpenSSH_9.2\r\n", 21, MSG_NOSIGNAL), 21);
+	return fd;
+}
+
+static void a_workload_api_that_is_not_there_is_named(void **state)
+{
+	struct mesh__identity_status status;
+	char endpoint[200];
+	mesh *m;
+	int fd;
+
+	(void)state;
+	snprintf(endpoint, sizeof(endpoint), "spiffe:unix://%.90s/agent.sock", dir);
+	m = OPEN_MESH("users", "tls", "on", "identity", endpoint);
+	WAIT_FOR(has_failed(m, "agent.sock cannot be reached: cannot connect: No such file or directory"));
+	fd = listen_at("agent.sock", endpoint, sizeof(endpoint));
 	WAIT_FOR(!has_failed(m, "No such file"));
 	mesh__identity_status(m->identity, &status);
 	assert_int_equal(status.next_renewal_s, 0); /* nobody knows */
-	close(peer);
 	mesh_close(m);
 	close(fd);
+	m = OPEN_MESH("users", "tls", "on", "identity", "spiffe:tcp://127.0.0.1:1");
+	WAIT_FOR(has_failed(m, "tcp://127.0.0.1:1 cannot be reached: "));
+	WAIT_FOR(has_failed(m, "Connection refused"));
+	mesh_close(m);
+}
+
+/* One that accepts and says nothing, one that says it speaks HTTP/2 and then nothing, one that says something else: named, tried again, and no call waits. */
+static void a_workload_api_that_says_nothing_or_nonsense_is_named(void **state)
+{
+	static const char settings[9] = { 0, 0, 0, 4, 0, 0, 0, 0, 0 };
+	char endpoints[3][200], message[512];
+	int fds[3], peers[3];
+	mesh_client *client;
+	mesh *meshes[3];
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		fds[i] = listen_at(i == 0 ? "mute" : i == 1 ? "silent" : "other", endpoints[i], sizeof(endpoints[i]));
+		meshes[i] = OPEN_MESH("users", "tls", "on", "identity", endpoints[i]);
+		peers[i] = accept(fds[i], NULL, NULL);
+		assert_true(peers[i] >= 0);
+	}
+	assert_int_equal(send(peers[1], settings, sizeof(settings), MSG_NOSIGNAL), sizeof(settings));
+	assert_int_equal(send(peers[2], "SSH-2.0-OpenSSH_9.2\r\n", 21, MSG_NOSIGNAL), 21);
+	client = new_client(meshes[1], "orders");
+	assert_int_not_equal(call_once(client, message, sizeof(message)), 0);
+	mesh_client_free(client);
+	WAIT_FOR(has_failed(meshes[2], "other cannot be reached: the peer does not speak HTTP/2"));
+	WAIT_FOR(has_failed(meshes[0], "mute cannot be reached: "));
+	WAIT_FOR(has_failed(meshes[1], "silent took our stream but has said nothing for 10 s"));
+	/* Tried again. */
+	for (int i = 0; i < 3; i++) {
+		close(peers[i]);
+		peers[i] = accept(fds[i], NULL, NULL);
+		assert_true(peers[i] >= 0);
+	}
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(generation(meshes[i]), 0);
+		mesh_close(meshes[i]);
+		close(peers[i]);
+		close(fds[i]);
+	}
 }
 
 static void keep_warning(int32_t level, const char *line, void *user)
@@ -881,7 +1015,9 @@ int main(void)
 		cmocka_unit_test_setup(a_missed_renewal_is_seen_everywhere, make_dir),
 		cmocka_unit_test_setup(failures_are_logged_when_they_are_news, make_dir),
 		cmocka_unit_test_setup(a_failure_that_comes_too_soon_is_said_later, make_dir),
+		cmocka_unit_test_setup(a_key_of_root_may_be_read_by_its_group_and_no_more, make_dir),
 		cmocka_unit_test_setup(a_workload_api_that_is_not_there_is_named, make_dir),
+		cmocka_unit_test_setup(a_workload_api_that_says_nothing_or_nonsense_is_named, make_dir),
 		cmocka_unit_test(a_key_over_the_network_is_warned_of),
 		cmocka_unit_test(the_identity_that_a_hint_names_is_ours),
 		cmocka_unit_test(another_identity_that_expires_ends_no_connection),
