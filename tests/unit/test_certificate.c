@@ -485,6 +485,7 @@ static void what_an_authority_took_back_is_refused(void **state)
 	mesh__revocations_fini(&lists);
 	make_certificate(&twin, &(struct certificate_spec){ AUTHORITY("prod.example"), .key_usage = MBEDTLS_X509_KU_KEY_CERT_SIGN });
 	twins = new_bundle("prod.example", &twin);
+	free_certificate(&leaf);
 	make_certificate(&leaf, &(struct certificate_spec){ .issuer = &twin, .subject = "CN=leaf", .uris = { USERS } });
 	lists = take_lists(&(struct crl_spec){ .issuer = &twin, .revoked = { &leaf } }, 1, &twins, 1);
 	expect(VERIFY(twins, why, &leaf), MESH__REFUSAL_NONE, why, "");
