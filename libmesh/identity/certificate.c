@@ -437,13 +437,14 @@ static enum mesh__refusal explain(const struct verdict *verdict, const mbedtls_x
 	return verdict->refusal;
 }
 
-/* One of the path, and who signed it. */
-static enum mesh__refusal check_revocation(const struct mesh__revocations *revocations, const mbedtls_x509_crt *crt, const mbedtls_x509_crt *issuer,
+/* Of the path, the one at `depth` has signed the one below it. The last is from the bundle. */
+static enum mesh__refusal check_revocation(const struct mesh__revocations *revocations, const struct walk *walk, int depth,
 					   const struct mesh__spiffe_id *id, char *why, size_t capacity)
 {
+	const mbedtls_x509_crt *crt = walk->path[depth - 1], *issuer = walk->path[depth];
 	char subject[MESH__ISSUER_TEXT_MAX], serial[MESH__SERIAL_TEXT_MAX], when[64] = "";
 	mbedtls_x509_time at;
-	enum mesh__revocation found = mesh__revocations_find(revocations, crt, issuer, &at);
+	enum mesh__revocation found = mesh__revocations_find(revocations, crt, issuer, depth == walk->path_len - 1, &at);
 
 	if (found == MESH__REVOCATION_NONE)
 		return MESH__REFUSAL_NONE;
@@ -487,7 +488,7 @@ static enum mesh__refusal check_path(const struct walk *walk, const struct mesh_
 
 	for (int depth = 1; !refusal && depth < walk->path_len; depth++) {
 		if (revocations)
-			refusal = check_revocation(revocations, walk->path[depth - 1], walk->path[depth], id, why, capacity);
+			refusal = check_revocation(revocations, walk, depth, id, why, capacity);
 		if (!refusal)
 			refusal = check_names(walk, depth, id, why, capacity);
 	}

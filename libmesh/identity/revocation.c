@@ -180,11 +180,11 @@ int mesh__revocations_add(struct mesh__revocations *revocations, struct mesh__bu
 
 /* --- asking --- */
 
-static bool is_of(const struct mesh__crl *crl, const mbedtls_x509_crt *issuer)
+static bool is_of(const struct mesh__crl *crl, const mbedtls_x509_crt *issuer, bool is_in_bundle)
 {
 	if (crl->signer)
 		return is_same(&crl->signer->subject_raw, &issuer->subject_raw) && is_same(&crl->signer->pk_raw, &issuer->pk_raw);
-	return is_signed_by(&crl->list, issuer);
+	return !is_in_bundle && is_signed_by(&crl->list, issuer);
 }
 
 static const mbedtls_x509_crl_entry *find_entry(const mbedtls_x509_crl *list, const mbedtls_x509_buf *serial)
@@ -206,13 +206,13 @@ static int compare_times(const mbedtls_x509_time *a, const mbedtls_x509_time *b)
 }
 
 enum mesh__revocation mesh__revocations_find(const struct mesh__revocations *revocations, const mbedtls_x509_crt *crt, const mbedtls_x509_crt *issuer,
-					     mbedtls_x509_time *at)
+					     bool is_in_bundle, mbedtls_x509_time *at)
 {
 	const mbedtls_x509_crl *newest = NULL;
 	const mbedtls_x509_crl_entry *entry;
 
 	for (const struct mesh__crl *crl = revocations->first; crl; crl = crl->next) {
-		if (!is_same(&crl->list.issuer_raw, &issuer->subject_raw) || !is_of(crl, issuer))
+		if (!is_same(&crl->list.issuer_raw, &issuer->subject_raw) || !is_of(crl, issuer, is_in_bundle))
 			continue;
 		entry = find_entry(&crl->list, &crt->serial);
 		if (entry) {

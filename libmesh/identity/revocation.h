@@ -40,9 +40,12 @@ int mesh__revocations_add(struct mesh__revocations *revocations, struct mesh__bu
 
 enum mesh__revocation { MESH__REVOCATION_NONE, MESH__REVOCATION_REVOKED, MESH__REVOCATION_LATE, MESH__REVOCATION_EARLY };
 
-/* `issuer` has signed `crt`: that was verified. *at: when it was revoked, or the list should have been renewed, or begins. */
+/*
+ * `issuer` has signed `crt`: that was verified. `is_in_bundle`: it is from one of the bundles, so that what it has signed was found out before.
+ * *at: when it was revoked, or the list should have been renewed, or begins.
+ */
 enum mesh__revocation mesh__revocations_find(const struct mesh__revocations *revocations, const mbedtls_x509_crt *crt, const mbedtls_x509_crt *issuer,
-					     mbedtls_x509_time *at);
+					     bool is_in_bundle, mbedtls_x509_time *at);
 
 /* Is one of the chain named in a list that has its issuer's name? Cheap, and not yet proof: the issuer's key is not compared. */
 bool mesh__revocations_name(const struct mesh__revocations *revocations, const mbedtls_x509_crt *chain);

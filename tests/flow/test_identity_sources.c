@@ -182,6 +182,11 @@ static void files_written_one_after_another_become_one_generation(void **state)
 	write_file("svid_bundle.pem", "half a fi", 0644);
 	WAIT_FOR(has_failed(m, "svid_bundle.pem"));
 	assert_int_equal(generation(m), 2);
+	/* Good again, but for who can reach the key. */
+	write_spiffe_helper(&users);
+	assert_int_equal(chmod(strcat(strcpy(why, dir), "/svid_key.pem"), 0644), 0);
+	write_file("svid.pem", users.pem, 0644);
+	WAIT_FOR(has_failed(m, "svid_key.pem has mode 0644"));
 	mesh_close(m);
 }
 
