@@ -111,7 +111,7 @@ void mesh__conn_remember(struct mesh__conn *conn, int32_t code, const char *reas
 		return;
 	conn->close_code = code;
 	snprintf(conn->close_reason, sizeof(conn->close_reason), "%s", reason);
-	snprintf(conn->close_text, sizeof(conn->close_text), "%s", text);
+	snprintf(conn->close_text, sizeof(conn->close_text), "%.*s", (int)sizeof(conn->close_text) - 1, text); /* cut, if need be */
 }
 
 void mesh__conn_close(struct mesh__conn *conn, int32_t code, const char *reason, const char *text)
