@@ -4,7 +4,8 @@
  *	GENERATION identity ID BUNDLES SERIAL
  *	GENERATION none SENTENCE
  *
- * until its input ends. "serve": it offers the service users, too. "call": it calls users all the time, and writes "call ok" or "call failed SENTENCE" instead.
+ * until its input ends. "serve": it offers the service users, too, and
+ * begins with "listens ADDRESS". "call": it calls users all the time, and writes "call ok" or "call failed SENTENCE" instead.
  */
 #include "api/handle.h"
 
@@ -81,6 +82,8 @@ int main(int argc, char **argv)
 		printf("error %s\n", err.message);
 		return 1;
 	}
+	if (is_server)
+		printf("listens %s\n", mesh_server_address(server));
 	while (poll(&input, 1, 10) == 0) {
 		if (is_caller)
 			call(client, line, sizeof(line));
