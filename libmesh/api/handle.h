@@ -30,7 +30,7 @@ struct mesh {
 	struct {
 		struct mesh__task task;
 		atomic_bool is_posted;
-	} judging[MESH__LOOPS_MAX]; /* of the loop's connections, after something was withdrawn */
+	} judging[MESH__LOOPS_MAX]; /* of the loop's connections, and of calls that wait, after our identity has changed */
 	uint32_t loop_count;
 	pthread_mutex_t life; /* recursive; held while it closes, and by who needs it to stay open: mesh__handle_enter() */
 	struct {

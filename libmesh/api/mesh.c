@@ -194,10 +194,11 @@ static void judge_on_loop(struct mesh__task *task, struct mesh__loop *lp)
 	mesh *m = MESH__CONTAINER(task, mesh, judging[lp->index].task);
 
 	atomic_store(&m->judging[lp->index].is_posted, false);
+	mesh__flow_identity_came(m->flow, lp);
 	mesh__conn_judge_all(lp);
 }
 
-static void on_withdrawn(void *user)
+static void on_identity_change(void *user)
 {
 	mesh *m = user;
 
@@ -210,7 +211,7 @@ static int open_identity(mesh *m, struct mesh_error *err)
 {
 	struct mesh__identity_options opts = {
 		.config = m->config, .stats = m->stats, .log = &m->log, .control = m->lps[0], .service = m->service, .streams = &mesh__grpc_streams,
-		.on_withdrawn = on_withdrawn, .user = m,
+		.on_change = on_identity_change, .user = m,
 	};
 	int rc;
 

@@ -111,6 +111,7 @@ void mesh__call_blame(struct mesh_call *call, int32_t code, int32_t stage, const
 /* resolve.c */
 void mesh__resolve_leave(struct mesh_call *call);
 void mesh__resolve_wake(struct mesh__target_loop *tl);
+void mesh__resolve_identity_came(struct mesh__flow_loop *fl);
 
 /* attempt.c */
 void mesh__attempt_drop(struct mesh_call *call, uint32_t h2_error_code); /* abandons what is under way */

@@ -326,6 +326,7 @@ int mesh__flow_new(const struct mesh__flow_options *opts, struct mesh__flow **ou
 		flow->loops[i].start.run = start_loop;
 		mesh__list_init(&flow->loops[i].calls);
 		mesh__list_init(&flow->loops[i].reaches);
+		mesh__list_init(&flow->loops[i].waiting_identity);
 	}
 	*out = flow;
 	return 0;
@@ -356,6 +357,11 @@ void mesh__flow_stop_loop(struct mesh__flow *flow, uint32_t loop_index)
 		mesh__channel_abort(&rl->channel);
 		close_reach(rl);
 	}
+}
+
+void mesh__flow_identity_came(struct mesh__flow *flow, struct mesh__loop *lp)
+{
+	mesh__resolve_identity_came(&flow->loops[lp->index]);
 }
 
 void mesh__flow_free(struct mesh__flow *flow)

@@ -69,6 +69,7 @@ struct mesh__flow_loop {
 	struct mesh__loop *lp;
 	struct mesh__list calls;   /* every call of this loop that has not ended */
 	struct mesh__list reaches; /* with an open channel */
+	struct mesh__list waiting_identity; /* calls: see resolve.c */
 	struct mesh__timer sweep;
 	struct mesh__task start, stop;
 	bool is_closing;
@@ -111,6 +112,7 @@ int mesh__flow_new(const struct mesh__flow_options *opts, struct mesh__flow **ou
 /* The directory needs to tell us of dying endpoints, and we need the directory: it is set right after it was opened. */
 void mesh__flow_start(struct mesh__flow *flow, struct mesh__directory *directory);
 void mesh__flow_stop_loop(struct mesh__flow *flow, uint32_t loop_index); /* on that loop: ends its calls and channels */
+void mesh__flow_identity_came(struct mesh__flow *flow, struct mesh__loop *lp); /* on that loop: our first is here, calls may go */
 void mesh__flow_free(struct mesh__flow *flow);                          /* after all loops have stopped */
 void mesh__flow_endpoint_freed(struct mesh__endpoint *ep, void *flow);
 

@@ -1,6 +1,6 @@
 /*
- * Does anybody know the name? If not yet, the call waits, for at most `resolve.timeout`: a server that is just starting is the
- * usual reason. MESH_CALL_FAIL_FAST does not wait for a server, only for the sources' first answer.
+ * Does anybody know the name, and do we know who we are ourselves? If not yet, the call waits, for at most `resolve.timeout`: somebody
+ * who is just starting is the usual reason, the server or we. MESH_CALL_FAIL_FAST waits for neither, only for the sources' first answer.
  */
 #include "flow/call.h"
 
@@ -15,6 +15,22 @@ static void blame_name(struct mesh_call *call, enum mesh__service_state state)
 		code = state == MESH__SERVICE_EMPTY ? MESH_E_NO_ENDPOINT : MESH_E_NO_NAME;
 	mesh__call_blame(call, code, MESH_STAGE_RESOLVE, "%s: no endpoint: %s%s%s",
 			 call->target->name, why, call->history ? "; before that: " : "", call->history ? call->history : "");
+}
+
+/* Its first is to come yet: an agent needs a moment for a new process, and whoever writes files may come after it. */
+static bool lacks_identity(const struct mesh_call *call)
+{
+	const struct mesh__identity *identity = call->target->secure.identity;
+
+	return identity && !mesh__identity_generation(identity);
+}
+
+static void blame_identity(struct mesh_call *call)
+{
+	char why[400] = "";
+
+	mesh__credentials_unref(mesh__identity_take(call->target->secure.identity, why, sizeof(why)));
+	mesh__call_blame(call, MESH_E_IDENTITY, MESH_STAGE_RESOLVE, "%s: no identity to show: %s", call->target->name, why);
 }
 
 static void leave_pending(struct mesh_call *call)
@@ -39,16 +55,19 @@ static void on_limit(struct mesh__timer *timer, struct mesh__loop *lp)
 
 	(void)lp;
 	mesh__resolve_leave(call);
-	/* It has come this very moment, and the wake-up is on its way. */
-	if (mesh__service_state(call->target->service) == MESH__SERVICE_READY) {
+	if (lacks_identity(call)) {
+		blame_identity(call);
+	} else if (mesh__service_state(call->target->service) == MESH__SERVICE_READY) {
+		/* It has come this very moment, and the wake-up is on its way. */
 		mesh__call_resume(call);
 		return;
+	} else {
+		blame_name(call, mesh__service_state(call->target->service));
 	}
-	blame_name(call, mesh__service_state(call->target->service));
 	mesh__call_end(call);
 }
 
-static enum mesh__verdict wait_for_name(struct mesh_call *call)
+static enum mesh__verdict wait_in(struct mesh__list *line, struct mesh_call *call)
 {
 	struct mesh__target_loop *tl = mesh__call_target_loop(call);
 	const struct mesh__service_config *cfg = call->target->cfg;
@@ -62,7 +81,7 @@ static enum mesh__verdict wait_for_name(struct mesh_call *call)
 	}
 	tl->pending++;
 	call->is_pending = true;
-	mesh__list_append(&tl->waiting_name, &call->name_node);
+	mesh__list_append(line, &call->name_node);
 	call->resolve_limit.fire = on_limit;
 	mesh__timer_set(call->lp, &call->resolve_limit, call->start_ns + limit_ns);
 	return MESH__WAIT;
@@ -72,6 +91,12 @@ enum mesh__verdict mesh__step_resolve(struct mesh_call *call)
 {
 	enum mesh__service_state state = mesh__service_state(call->target->service);
 
+	if (lacks_identity(call)) {
+		if (!(call->flags & MESH_CALL_FAIL_FAST))
+			return wait_in(&call->target->flow->loops[call->lp->index].waiting_identity, call);
+		blame_identity(call);
+		return MESH__REFUSE;
+	}
 	if (state == MESH__SERVICE_READY) {
 		if (!call->attempts)
 			call->info.resolve_ns = call->lp->now_ns - call->start_ns - call->info.queue_ns;
@@ -81,22 +106,33 @@ enum mesh__verdict mesh__step_resolve(struct mesh_call *call)
 		blame_name(call, state);
 		return MESH__REFUSE;
 	}
-	return wait_for_name(call);
+	return wait_in(&mesh__call_target_loop(call)->waiting_name, call);
 }
 
-/* The set has changed: everybody asks again. */
-void mesh__resolve_wake(struct mesh__target_loop *tl)
+static void ask_again(struct mesh__list *line)
 {
-	struct mesh__list *node, all = tl->waiting_name;
+	struct mesh__list *node, all = *line;
 
-	if (mesh__list_is_empty(&tl->waiting_name) || mesh__service_state(tl->target->service) == MESH__SERVICE_RESOLVING)
+	if (mesh__list_is_empty(line))
 		return;
 	all.next->prev = all.prev->next = &all;
-	mesh__list_init(&tl->waiting_name);
+	mesh__list_init(line);
 	while ((node = mesh__list_take_first(&all))) {
 		struct mesh_call *call = MESH__CONTAINER(node, struct mesh_call, name_node);
 
 		mesh__resolve_leave(call);
 		mesh__call_resume(call);
 	}
+}
+
+/* The set has changed: everybody asks again. */
+void mesh__resolve_wake(struct mesh__target_loop *tl)
+{
+	if (mesh__service_state(tl->target->service) != MESH__SERVICE_RESOLVING)
+		ask_again(&tl->waiting_name);
+}
+
+void mesh__resolve_identity_came(struct mesh__flow_loop *fl)
+{
+	ask_again(&fl->waiting_identity);
 }

@@ -28,7 +28,7 @@ struct mesh__identity {
 	bool is_tls;
 	mesh__cell *expiration, *refreshes, *missed, *overdue, *plaintext;
 	atomic_uint_fast64_t generation; /* changes whenever `newest` does */
-	atomic_bool news_posted;
+	atomic_bool news_posted, is_started;
 	struct mesh__task start, news;
 
 	/* Short holds; nothing is called and nothing freed under it. */
@@ -334,7 +334,7 @@ void mesh__identity_deliver(struct mesh__identity_source *source, struct mesh__c
 	uint32_t stranger_count = credentials->revocations.stranger_count;
 	struct mesh__clocks now = read_clocks();
 	struct mesh__credentials *old;
-	bool is_narrower;
+	bool is_narrower, is_first;
 
 	if (!first) {
 		mesh__credentials_unref(credentials);
@@ -355,6 +355,7 @@ void mesh__identity_deliver(struct mesh__identity_source *source, struct mesh__c
 	atomic_store_explicit(&identity->generation, credentials->number, memory_order_release);
 	log_new(identity, credentials->svids[0], credentials->number);
 	mesh__gauge_set(identity->expiration, (uint64_t)first->facts.not_after_s);
+	is_first = credentials->number == 1;
 	is_narrower = old && (credentials->revocations.count || lacks_some(credentials, old));
 	pthread_mutex_unlock(&identity->shared.lock);
 	mesh__counter_add(identity->refreshes, mesh__shard_mine(), 1);
@@ -362,8 +363,8 @@ void mesh__identity_deliver(struct mesh__identity_source *source, struct mesh__c
 		mesh__log_write(identity->opts.log, MESH_LOG_WARN, "identity: %s: %u revocation list%s signed by no authority in our bundles: of no use, unless a peer shows one that did",
 				source->uri, stranger_count, stranger_count == 1 ? " is" : "s are");
 	mesh__credentials_unref(old);
-	if (is_narrower)
-		identity->opts.on_withdrawn(identity->opts.user);
+	if (is_narrower || (is_first && atomic_load(&identity->is_started)))
+		identity->opts.on_change(identity->opts.user);
 	post_news(identity);
 }
 
@@ -429,7 +430,7 @@ void mesh__identity_redacted(struct mesh__identity_source *source, const char *w
 	pthread_mutex_unlock(&identity->shared.lock);
 	mesh__log_write(identity->opts.log, MESH_LOG_ERROR, "identity: taken back: by %s: %s; connections made with it end", source->uri, why);
 	mesh__credentials_unref(old);
-	identity->opts.on_withdrawn(identity->opts.user);
+	identity->opts.on_change(identity->opts.user);
 	post_news(identity);
 }
 
@@ -670,6 +671,7 @@ int mesh__identity_open(const struct mesh__identity_options *opts, struct mesh__
 
 void mesh__identity_start(struct mesh__identity *identity)
 {
+	atomic_store(&identity->is_started, true);
 	if (identity->source.ops)
 		mesh__loop_post(identity->opts.control, &identity->start);
 }

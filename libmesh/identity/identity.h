@@ -39,8 +39,11 @@ struct mesh__identity_options {
 	struct mesh__loop *control;
 	const char *service;
 	const struct mesh__stream_client *streams;
-	/* An identity of ours, or the bundle of a trust domain, is there no more: connections are to be judged now. thread any, under no lock */
-	void (*on_withdrawn)(void *user);
+	/*
+	 * Our first identity is there: who waits for it may go on. Or one of ours, or the bundle of a trust domain, is there no more: connections are
+	 * to be judged now. Not before mesh__identity_start(). thread any, under no lock
+	 */
+	void (*on_change)(void *user);
 	void *user;
 };
 
@@ -87,7 +90,7 @@ struct mesh__session {
 /*
  * What connections made with an older generation have to do now: nothing, go away gently (GOAWAY: a newer generation is there, spread over time by the
  * caller; or it expires soon), or end at once (its SVID, the peer's, or the peer's trust domain was revoked). thread any, cheap:
- * asked once a second per connection, and after on_withdrawn().
+ * asked once a second per connection, and after on_change().
  */
 enum mesh__verdict_on_old { MESH__OLD_STAYS, MESH__OLD_DRAINS, MESH__OLD_ENDS };
 enum mesh__verdict_on_old mesh__identity_judge(struct mesh__identity *identity, const struct mesh__credentials *used,

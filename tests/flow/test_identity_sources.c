@@ -972,6 +972,60 @@ static void the_identity_that_a_hint_names_is_ours(void **state)
 	free_certificate(&leaf);
 }
 
+/* An agent needs a moment for a process that has just started: that fails no call. */
+static void a_call_waits_for_the_first_identity(void **state)
+{
+	static struct agent_message message;
+	static struct agent agent;
+	const struct certificate *own = &root;
+	struct mesh_call_options opts = grpc_call("/t.S/Echo", "x", 1);
+	struct mesh_error err = MESH_ERROR_INIT;
+	mesh_server *server;
+	mesh_client *client;
+	mesh_call *waiting;
+	mesh *m;
+
+	(void)state;
+	message.len = 0;
+	add_svid(&message, USERS, &users, &own, 1);
+	agent_start(&agent);
+	m = OPEN_MESH("users", "tls", "on", "identity", agent.endpoint, "namespace", "shop", "resolve.timeout", "20s", "timeout", "30s",
+		      "resolve.timeout@hasty", "20ms");
+	server = new_server(m, NULL);
+	add_handler(server, "*", MESH_HANDLER_GRPC, answer_echo, NULL);
+	start_server(server);
+	client = new_client(m, "hasty");
+	assert_int_equal(mesh_client_call(client, &opts, NULL, &err), MESH_E_IDENTITY);
+	assert_non_null(strstr(err.message, "hasty: no identity to show: spiffe:tcp://"));
+	assert_int_equal(err.retry_safe, 1);
+	mesh_client_free(client);
+	client = new_client(m, "users");
+	assert_int_equal(mesh_client_start(client, &opts, &waiting, NULL), 0);
+	opts.flags |= MESH_CALL_FAIL_FAST;
+	assert_int_equal(mesh_client_call(client, &opts, NULL, &err), MESH_E_IDENTITY);
+	assert_int_equal(mesh_call_wait(waiting, 50, NULL), MESH_E_AGAIN);
+	agent_say(&agent, &message);
+	if (mesh_call_wait(waiting, 30000, &err))
+		fail_msg("%s", err.message);
+	mesh_call_unref(waiting);
+	/* Who ends while they wait takes them along. */
+	mesh_client_free(client);
+	mesh_server_free(server);
+	mesh_close(m);
+	agent_stop(&agent);
+	agent_start(&agent);
+	m = OPEN_MESH("users", "tls", "on", "identity", agent.endpoint, "resolve.timeout", "20s");
+	client = new_client(m, "users");
+	opts.flags &= ~(uint32_t)MESH_CALL_FAIL_FAST;
+	assert_int_equal(mesh_client_start(client, &opts, &waiting, NULL), 0);
+	assert_int_equal(mesh_call_wait(waiting, 20, NULL), MESH_E_AGAIN);
+	mesh_client_free(client);
+	mesh_close(m);
+	assert_int_equal(mesh_call_wait(waiting, 0, NULL), MESH_E_CLOSING);
+	mesh_call_unref(waiting);
+	agent_stop(&agent);
+}
+
 /* Else every connection would make way for one like itself, over and over. */
 static void another_identity_that_expires_ends_no_connection(void **state)
 {
@@ -1025,6 +1079,7 @@ int main(void)
 		cmocka_unit_test_setup(a_workload_api_that_says_nothing_or_nonsense_is_named, make_dir),
 		cmocka_unit_test(a_key_over_the_network_is_warned_of),
 		cmocka_unit_test(the_identity_that_a_hint_names_is_ours),
+		cmocka_unit_test(a_call_waits_for_the_first_identity),
 		cmocka_unit_test(another_identity_that_expires_ends_no_connection),
 	};
 
