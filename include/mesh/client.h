@@ -27,7 +27,7 @@ enum mesh_call_flag {
 	MESH_CALL_GRPC = 1 << 0,       /* the body is a gRPC message; framing, status and metadata as gRPC has them */
 	MESH_CALL_STREAM = 1 << 1,     /* messages (gRPC) or pieces of the body (HTTP) go through mesh_call_send() and _recv() */
 	MESH_CALL_IDEMPOTENT = 1 << 2, /* acting twice is as good as once: retries may follow also when in doubt */
-	MESH_CALL_FAIL_FAST = 1 << 3   /* do not wait for a name or an endpoint that is not there yet */
+	MESH_CALL_FAIL_FAST = 1 << 3   /* do not wait for a name, an endpoint or an identity of ours that is not there yet */
 };
 
 struct mesh_call_options {

@@ -331,6 +331,10 @@ static void expect_constrained(const struct constraint_case *test, bool is_optio
 	make_certificate(&between, &ca);
 	make_certificate(&leaf, &(struct certificate_spec){ .issuer = &between, .subject = "CN=leaf", .uris = { test->uri }, .dns = { test->dns } });
 	expect(VERIFY(bundle, why, &leaf, &between), wanted, why, test->phrase ? test->phrase : "");
+	/* Itself in the bundle, as where a handshake cannot take it. */
+	bound = new_bundle("prod.example", &between);
+	expect(VERIFY(bound, why, &leaf), wanted, why, test->phrase ? test->phrase : "");
+	mesh__bundle_unref(bound);
 	free_certificate(&leaf);
 	/* Through one more between: constraints go all the way down. */
 	make_certificate(&low, &(struct certificate_spec){ .issuer = &between, .subject = "CN=low", .is_ca = true });
