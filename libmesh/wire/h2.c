@@ -901,7 +901,8 @@ void mesh__conn_drain(struct mesh__conn *conn)
 
 void mesh__conn_retire(struct mesh__conn *conn, const char *reason, const char *text)
 {
-	if (conn->state != MESH__CONN_OPEN)
+	/* A client's that waits for the peer's SETTINGS has not been of use yet: whoever waits for it would hear that it failed. Later is soon enough. */
+	if (conn->state != MESH__CONN_OPEN || (!conn->is_server && !conn->got_settings))
 		return;
 	mesh__conn_remember(conn, MESH_E_LOST, reason, text);
 	mesh__conn_drain(conn);

@@ -152,7 +152,7 @@ static void call_once(struct sweep *sweep, mesh *m)
 	mesh_client *client = NULL;
 	mesh_call *done = NULL;
 
-	opts.timeout_ms = 5000;
+	opts.timeout_ms = 20000;
 	if (mesh_client_new(m, "users", &client, &err)) {
 		assert_sensible(&err);
 		sweep->failed++;
