@@ -49,6 +49,12 @@ static bool is_live(const struct counters_process *process)
 	return process->info.state == MESH_STATS_ALIVE || process->info.state == MESH_STATS_STUCK;
 }
 
+/* Behind its name: "" if it is well. What a process that hangs last said of itself may be old. */
+static const char *print_life(const struct counters_process *process)
+{
+	return process->info.state == MESH_STATS_STUCK ? " (hangs)" : is_live(process) ? "" : " (dead)";
+}
+
 static bool next_bundle(const struct identity *identity, uint32_t *at, struct mesh_stats_bundle *bundle)
 {
 	while (*at < identity->info.bundle_count) {
@@ -92,10 +98,11 @@ static void add_domains(struct table *table, const struct identity *identity)
 
 static void add_row(struct table *table, const struct identity *identity)
 {
-	bool is_off = identity->info.state == MESH_STATS_IDENTITY_OFF, is_well = !*identity->reason, is_gone = !is_live(identity->process);
+	bool is_off = identity->info.state == MESH_STATS_IDENTITY_OFF, is_well = !*identity->reason;
+	const char *life = print_life(identity->process);
 	bool has_expired = identity->info.state == MESH_STATS_IDENTITY_EXPIRED;
 
-	table_addf(table, is_gone ? RED : BOLD, "%s%s", identity->process->info.service, is_gone ? " (dead)" : "");
+	table_addf(table, *life ? RED : BOLD, "%s%s", identity->process->info.service, life);
 	table_addf(table, PLAIN, "%lld", (long long)identity->process->info.pid);
 	table_add(table, PLAIN, *identity->info.spiffe_id ? identity->info.spiffe_id : "-");
 	if (has_expired)
@@ -212,7 +219,7 @@ static void print_long(const struct counters *now, char **names)
 		identity_read(process, &identity);
 		printf("%s", is_first ? "" : "\n");
 		print_escaped(stdout, process->info.service, strlen(process->info.service), false);
-		printf(", process %lld%s\n", (long long)process->info.pid, is_live(process) ? "" : " (dead)");
+		printf(", process %lld%s\n", (long long)process->info.pid, print_life(process));
 		print_facts(&identity);
 		is_first = false;
 	}
