@@ -463,10 +463,9 @@ static int run(const struct command *cmd, int argc, char **argv)
 	check_runtime_dir(&report, m);
 	check_state_dir(&report, m);
 	check_source(&report, m);
-	if (m && !given.dir && mesh_options_get(m, "stats.dir", NULL, dir, sizeof(dir)) <= 0)
-		mesh_options_get(m, "runtime.dir", NULL, dir, sizeof(dir));
-	if (!m || given.dir)
-		snprintf(dir, sizeof(dir), "%s", given.dir ? given.dir : "");
+	snprintf(dir, sizeof(dir), "%s", given.dir ? given.dir : "");
+	if (m && !given.dir)
+		session_stats_dir_of(m, dir, sizeof(dir));
 	mesh_close(m);
 	check_processes(&report, *dir ? dir : NULL);
 	return finish(&report);

@@ -148,6 +148,28 @@ uint64_t now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
+struct stats_dir {
+	char *dir;
+	size_t capacity;
+};
+
+static void take_given_dir(const struct mesh_option_info *info, void *user)
+{
+	const struct stats_dir *found = user;
+
+	if (strcmp(info->source, "default") != 0 && (strcmp(info->name, "stats.dir") == 0 || (strcmp(info->name, "runtime.dir") == 0 && !*found->dir)))
+		snprintf(found->dir, found->capacity, "%s", info->value);
+}
+
+/* Where runtime.dir is not given, the library looks in several places, since XDG_RUNTIME_DIR may differ from that of a service. */
+void session_stats_dir_of(mesh *m, char *dir, size_t capacity)
+{
+	struct stats_dir found = { .dir = dir, .capacity = capacity };
+
+	dir[0] = '\0';
+	mesh_options_list(m, take_given_dir, &found);
+}
+
 int session_stats_dir(const char *given, char *dir, size_t capacity)
 {
 	static const struct mesh_setting quiet[] = { { "stats", "off" } };
@@ -164,8 +186,7 @@ int session_stats_dir(const char *given, char *dir, size_t capacity)
 	int status = session_open("mesh", quiet, 1, &m);
 	if (status != EXIT_DONE)
 		return status;
-	if (mesh_options_get(m, "stats.dir", NULL, dir, capacity) <= 0)
-		mesh_options_get(m, "runtime.dir", NULL, dir, capacity);
+	session_stats_dir_of(m, dir, capacity);
 	mesh_close(m);
 	return EXIT_DONE;
 }

@@ -19,6 +19,7 @@ int session_status(const struct mesh_error *err);
 
 /* Where the counters are: `given`, else as the options have it, whichever way they are given; "" if the library's own choice is right. */
 int session_stats_dir(const char *given, char *dir, size_t capacity);
+void session_stats_dir_of(mesh *m, char *dir, size_t capacity); /* the same, of an open mesh */
 
 /* "users/7?x=1" is the service "users" and the path "/7?x=1"; without a path it is "/". */
 struct target {
