@@ -392,6 +392,8 @@ static void check_process(struct report *report, const struct counters_process *
 		tell(report, FAIL, "process", "gdb -p, or restart it", "%s hangs: a loop of it has not turned for five seconds", who);
 	if (*identity.reason)
 		tell(report, FAIL, "identity", identity.hint, "%s: %s", who, identity.reason);
+	else if (*identity.note)
+		tell(report, WARN, "identity", "see to its source before the certificate expires: mesh-identity(7)", "%s: %s", who, identity.note);
 	else if (is_nearly_over(&identity.info))
 		tell(report, WARN, "identity", "see to its source: it should have been renewed at half of its life", "%s: less than a tenth of its certificate's life is left: %s",
 		     who, human_seconds(left, identity.info.not_after_s - wall_s()));

@@ -113,7 +113,22 @@ static void add_row(struct table *table, const struct identity *identity)
 	add_moment(table, PLAIN, identity->info.next_renewal_s, true);
 	table_add(table, PLAIN, *identity->info.source ? identity->info.source : "-");
 	add_domains(table, identity);
-	table_addf(table, is_well ? GREEN : RED, "%s%s%s", identity->state, is_well ? "" : ": ", identity->reason);
+	table_add(table, !is_well ? RED : *identity->note ? YELLOW : GREEN, identity->state);
+}
+
+/* Sentences have no room in a table. */
+static void explain_row(const struct identity *identity)
+{
+	const struct mesh_stats_process *info = &identity->process->info;
+	const char *text = *identity->reason ? identity->reason : identity->note;
+
+	if (!*text)
+		return;
+	print_escaped(stdout, info->service, strlen(info->service), false);
+	paint(stdout, *identity->reason ? RED : YELLOW, ".%lld %s", (long long)info->pid, identity->state);
+	printf(": ");
+	print_escaped(stdout, text, strlen(text), false);
+	putchar('\n');
 }
 
 static void print_table(const struct counters *now, char **names)
@@ -137,6 +152,13 @@ static void print_table(const struct counters *now, char **names)
 	if (table_rows(table) > 0)
 		table_print(table, stdout);
 	table_free(table);
+	for (size_t i = 0; i < now->process_count; i++) {
+		struct identity identity;
+		if (!is_wanted(&now->processes[i], names))
+			continue;
+		identity_read(&now->processes[i], &identity);
+		explain_row(&identity);
+	}
 }
 
 /* "name      text", escaped; nothing if there is no text. */
@@ -168,7 +190,7 @@ static void print_renewals(const struct mesh_stats_identity *info)
 	if (info->last_renewal_s > 0)
 		print_fact("renewed", "%s ago, %llu so far%s", human_seconds(ago, now - info->last_renewal_s), (unsigned long long)info->renewals, next);
 	if (info->failures > 0 && info->last_failure_s > 0)
-		print_fact("failed", "%llu times, last %s ago: %s", (unsigned long long)info->failures, human_seconds(ago, now - info->last_failure_s), info->last_failure);
+		print_fact("failed", "%llu time%s, last %s ago: %s", (unsigned long long)info->failures, info->failures == 1 ? "" : "s", human_seconds(ago, now - info->last_failure_s), info->last_failure);
 }
 
 static void print_validity(const struct mesh_stats_identity *info)

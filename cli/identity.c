@@ -64,6 +64,19 @@ static void judge_overdue(struct identity *identity)
 	explain(identity, what, "see to its source before the certificate expires: mesh-identity(7)");
 }
 
+/* Long before it is overdue: what a source wrote just now cannot be used. */
+static void note_failure(struct identity *identity)
+{
+	const struct mesh_stats_identity *info = &identity->info;
+	char ago[HUMAN_BYTES];
+	/* In the same second the page does not say which came last, but that nothing is planned. */
+	bool is_newest = info->last_failure_s > info->last_renewal_s || (info->last_failure_s == info->last_renewal_s && !info->next_renewal_s);
+
+	if (is_newest && *info->last_failure)
+		snprintf(identity->note, sizeof(identity->note), "its last renewal failed %s ago, and what it had stays in use: %.400s",
+			 human_seconds(ago, (int64_t)distance(info->last_failure_s, wall_s())), info->last_failure);
+}
+
 static void judge(struct identity *identity)
 {
 	char ago[HUMAN_BYTES], what[128];
@@ -73,6 +86,7 @@ static void judge(struct identity *identity)
 	case MESH_STATS_IDENTITY_OK:
 		identity->state = "ok";
 		identity->is_usable = true;
+		note_failure(identity);
 		break;
 	case MESH_STATS_IDENTITY_NONE:
 		identity->state = "none";

@@ -11,6 +11,7 @@ struct identity {
 	bool is_usable;    /* calls can be made with it: plain text is not */
 	char reason[640];  /* "" if all is well; not escaped */
 	char hint[200];
+	char note[640];    /* what goes wrong although the state is "ok": the newest renewal was refused; "" */
 };
 
 void identity_read(const struct counters_process *process, struct identity *identity);

@@ -367,7 +367,7 @@ static void print_missing(const struct table *table, const bool *is_shown, FILE 
 		lead = ", ";
 	}
 	if (*lead == ',')
-		paint(file, DIM, ": a wider terminal, or `| cat`, shows all.\n");
+		paint(file, DIM, ": `| cat` shows all.\n");
 }
 
 void table_print(const struct table *table, FILE *file)

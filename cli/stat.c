@@ -4,6 +4,7 @@
  */
 #include "command.h"
 #include "counters.h"
+#include "identity.h"
 #include "output.h"
 #include "session.h"
 
@@ -157,6 +158,21 @@ static void add_cells(struct table *table, const struct shown *shown, bool is_wi
 		table_add(table, RED, reasons);
 }
 
+static void tell_plaintext(const struct counters *now)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < now->process_count; i++) {
+		struct identity identity;
+		if (now->processes[i].info.state == MESH_STATS_DEAD)
+			continue;
+		identity_read(&now->processes[i], &identity);
+		count += identity.info.state == MESH_STATS_IDENTITY_OFF;
+	}
+	if (count > 0)
+		paint(stdout, RED, "%zu process%s PLAIN TEXT: `mesh id` shows which.\n", count, count == 1 ? " speaks" : "es speak");
+}
+
 static void print_table(const struct stat_args *given, const struct counters *now, const struct counters *earlier, char **names, const size_t *order)
 {
 	static const struct table_column columns[] = { { "PROCESS", false, 0 }, { "SIDE", false, 0 },	 { "SERVICE", false, 0 },
@@ -180,6 +196,7 @@ static void print_table(const struct stat_args *given, const struct counters *no
 		printf("%zu process%s on this host, and no calls%s yet.\n", now->process_count, now->process_count == 1 ? "" : "es",
 		       *names ? " of that name" : "");
 	table_free(table);
+	tell_plaintext(now);
 }
 
 /* ---- for programs ---- */
