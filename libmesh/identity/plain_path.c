@@ -7,7 +7,7 @@ bool mesh__plain_path_is(const char *path, size_t len)
 	for (size_t i = 0; i < len; i++) {
 		char next = i + 1 < len ? path[i + 1] : '\0';
 
-		if (path[i] == '%' || path[i] == ';' || path[i] == '\\' || (path[i] == '/' && (next == '/' || next == '.')))
+		if (path[i] == '%' || path[i] == ';' || path[i] == '#' || path[i] == '\\' || (path[i] == '/' && (next == '/' || next == '.')))
 			return false;
 	}
 	return true;
@@ -25,7 +25,7 @@ static size_t decode(const char *path, size_t len, char *out)
 {
 	size_t made = 0;
 
-	for (size_t i = 0; i < len; i++) {
+	for (size_t i = 0; i < len && path[i] != '#'; i++) {
 		char c = path[i];
 
 		if (c == ';') {
@@ -43,12 +43,14 @@ static size_t decode(const char *path, size_t len, char *out)
 }
 
 /* In place: each segment has a slash before it, so that what is written never comes before what is read. */
-static size_t tidy(char *path, size_t len)
+static bool tidy(char *path, size_t len, bool is_prefix, size_t *made)
 {
-	size_t made = 0, at = 0;
+	size_t at = 0;
 
+	*made = 0;
 	while (at < len) {
 		size_t from, size;
+		bool may_go_on;
 
 		while (at < len && path[at] == '/')
 			at++;
@@ -56,26 +58,28 @@ static size_t tidy(char *path, size_t len)
 		while (at < len && path[at] != '/')
 			at++;
 		size = at - from;
-		if (size == 2 && path[from] == '.' && path[from + 1] == '.') {
-			while (made && path[--made] != '/')
-				;
-		} else if (size && !(size == 1 && path[from] == '.')) {
-			path[made++] = '/';
-			memmove(path + made, path + from, size);
-			made += size;
-			continue;
+		may_go_on = is_prefix && at == len;
+		if (size == 2 && path[from] == '.' && path[from + 1] == '.' && !may_go_on)
+			return false;
+		if (size && (size > 1 || path[from] != '.' || may_go_on)) {
+			path[(*made)++] = '/';
+			memmove(path + *made, path + from, size);
+			*made += size;
+		} else if (at == len) { /* it ends in "/" or "/." */
+			path[(*made)++] = '/';
 		}
-		if (at == len) /* it ends in "/", "/." or "/.." */
-			path[made++] = '/';
 	}
-	return made;
+	return true;
 }
 
-size_t mesh__plain_path_make(const char *path, size_t len, char *out)
+bool mesh__plain_path_make(const char *path, size_t len, bool is_prefix, char *out, size_t *made)
 {
-	if (len && path[0] == '/')
-		return tidy(out, decode(path, len, out));
+	if (len && path[0] == '/') {
+		len = decode(path, len, out);
+		return !memchr(out, '\0', len) && tidy(out, len, is_prefix, made);
+	}
 	if (len)
 		memcpy(out, path, len);
-	return len;
+	*made = len;
+	return true;
 }

@@ -1,5 +1,5 @@
 /*
- * Paths as handlers may read them. Who serves a path often decodes and tidies it first: "/%61dmin", "//admin", "/x/../admin" and "/admin;v=1" are all
+ * Paths as handlers may read them. Who serves a path often decodes and tidies it first: "/%61dmin", "//admin", "/./admin" and "/admin;v=1" are all
  * "/admin" to somebody. Rules must not be talked out of by spelling.
  */
 #ifndef MESH_IDENTITY_PLAIN_PATH_H
@@ -11,9 +11,13 @@
 bool mesh__plain_path_is(const char *path, size_t len); /* false: it may have a plainer form */
 
 /*
- * Into `out`, which has room for `len` bytes; the length of what is there then. In this order: parameters of segments (from ';' on) go, %XX is
- * decoded once, '\' is '/', "//" is '/', "." and ".." are resolved (RFC 3986, 5.2.4). What does not begin with '/' stays as it is.
+ * Into `out`, which has room for `len` bytes; *made is the length of what is there then. In this order: parameters of segments (from ';' on) go, and so
+ * does all from '#' on, %XX is decoded once, '\\' is '/', "//" is '/', and "." goes. What does not begin with '/' stays as it is. `is_prefix`: its last segment
+ * may go on, and is no "." yet.
+ *
+ * false: it has no one plain form, since handlers differ too much: it has a segment "..", which leads elsewhere before and after decoding, or
+ * a zero byte, which ends it for some.
  */
-size_t mesh__plain_path_make(const char *path, size_t len, char *out);
+bool mesh__plain_path_make(const char *path, size_t len, bool is_prefix, char *out, size_t *made);
 
 #endif

@@ -202,7 +202,7 @@ static int add_pattern(struct list *list, const char *text, size_t len, bool is_
 	return 0;
 }
 
-static int add_plain_paths(struct list *list)
+static int add_plain_paths(struct reader *reader, struct list *list)
 {
 	for (size_t i = 0; i < list->count; i++) {
 		struct pattern *pattern = &list->items[i];
@@ -211,8 +211,9 @@ static int add_plain_paths(struct list *list)
 			continue;
 		pattern->plain = mesh__memory_alloc(pattern->len);
 		if (!pattern->plain)
-			return MESH_E_NOMEM;
-		pattern->plain_len = mesh__plain_path_make(pattern->text, pattern->len, pattern->plain);
+			return no_memory(reader->err);
+		if (!mesh__plain_path_make(pattern->text, pattern->len, pattern->is_prefix, pattern->plain, &pattern->plain_len))
+			return bad(reader, "\"paths\": \"%.64s\" has a segment \"..\" or a zero byte (%%00): write the path that is meant", pattern->text);
 	}
 	return 0;
 }
@@ -350,8 +351,8 @@ static int read_rule(struct reader *reader, const json_t *item, size_t index)
 		rc = read_list(reader, methods, "methods", &rule->methods, check_method);
 	if (rc == 0 && paths)
 		rc = read_list(reader, paths, "paths", &rule->paths, check_path);
-	if (rc == 0 && add_plain_paths(&rule->paths))
-		rc = no_memory(reader->err);
+	if (rc == 0)
+		rc = add_plain_paths(reader, &rule->paths);
 	if (rc == 0 && dry_run && !json_is_boolean(dry_run))
 		rc = bad(reader, "\"dry_run\" is neither true nor false");
 	rule->is_dry_run = json_is_true(dry_run);
@@ -498,17 +499,16 @@ struct path {
 	const char *text, *plain;
 	size_t len, plain_len;
 	bool is_plain;   /* there is but one form */
-	bool is_unknown; /* it is too long for us to find the other */
+	bool is_unknown; /* who knows how it is read: it is too long for us to look, or has no one plain form */
 };
 
 static void read_path(struct path *path, const struct mesh__policy_question *question, char *storage)
 {
 	*path = (struct path){ .text = question->path, .len = question->path_len, .is_plain = mesh__plain_path_is(question->path, question->path_len) };
-	path->is_unknown = !path->is_plain && path->len > PLAIN_PATH_MAX;
-	if (path->is_plain || path->is_unknown)
+	if (path->is_plain)
 		return;
 	path->plain = storage;
-	path->plain_len = mesh__plain_path_make(path->text, path->len, storage);
+	path->is_unknown = path->len > PLAIN_PATH_MAX || !mesh__plain_path_make(path->text, path->len, false, storage, &path->plain_len);
 }
 
 static bool has_plain(const struct list *list, const struct path *path)
@@ -545,7 +545,7 @@ static bool method_matches(const struct rule *rule, const char *method)
 	return is_there;
 }
 
-/* Who is let in must be so in either form, who is kept out in one. */
+/* Who is let in must be so in either form, who is kept out in one; of a path that nobody can tell, the worst is believed. */
 static bool path_matches(const struct rule *rule, const struct path *path)
 {
 	bool is_there = matches(&rule->paths, path->text, path->len);

@@ -12,7 +12,7 @@
  * nothing and is counted; nor does it change the default that is not written (what it would have changed is counted as
  * "default:deny"). An ID pattern is an exact ID, or ends in a whole segment "*" (all below it, at any depth), or is "*" alone. A path
  * pattern is exact or ends in "*"; paths are compared as they came, as handlers are found, and as a handler may read them (plain_path.h): an
- * allow rule matches only if both forms do, a deny rule if one does. Names are unique; a rule without one is "rule-N".
+ * allow rule matches only if both forms do, a deny rule if one does (a path with ".." in it: no allow rule that has paths does, each deny rule does). Names are unique; a rule without one is "rule-N".
  */
 #ifndef MESH_IDENTITY_POLICY_H
 #define MESH_IDENTITY_POLICY_H
