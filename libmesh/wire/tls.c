@@ -613,6 +613,10 @@ static void remember_error(struct mesh__tls *tls, int rc)
 		remember(tls, "protocol", "the peer does not speak TLS 1.3, and nothing older is spoken here");
 		return;
 	case MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE:
+		if (tls->is_verified) { /* which only means that it could show the certificate */
+			remember(tls, "protocol", "the peer cannot prove that the certificate it shows is its own: what it signed does not fit");
+			return;
+		}
 		remember(tls, "protocol",
 			 "the peer offers nothing that is accepted here: TLS 1.3 with AES-GCM or ChaCha20, X25519 or P-256, ECDSA (P-256, P-384) or RSA-PSS");
 		return;
@@ -785,7 +789,7 @@ ssize_t mesh__tls_decrypt(struct mesh__tls *tls, uint8_t *plain, size_t capacity
 		return MESH__TLS_BROKEN;
 	do
 		n = mbedtls_ssl_read(&tls->ssl, plain, capacity);
-	while (n == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET); /* nothing is resumed */
+	while (n == 0 || n == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET); /* records with nothing in them; nothing is resumed */
 	if (n > 0) {
 		tls->has_data = true;
 		return n;
@@ -794,7 +798,7 @@ ssize_t mesh__tls_decrypt(struct mesh__tls *tls, uint8_t *plain, size_t capacity
 		give_back_if_idle(tls);
 		return MESH__TLS_MORE_IN;
 	}
-	if (n == 0 || n == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
+	if (n == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
 		return MESH__TLS_END;
 	if (n == MBEDTLS_ERR_SSL_INVALID_MAC && !tls->has_data && mbedtls_ssl_conf_get_endpoint(&tls->config) == MBEDTLS_SSL_IS_CLIENT) {
 		/* The alert of a server that is made with mbedTLS, too, and has refused us at once. */

@@ -461,6 +461,170 @@ static void settled_sessions_share_their_buffers(void **state)
 	free(back);
 }
 
+/* --- many sessions on one set of buffers, in any order --- */
+
+enum { CROWD = 10, CROWD_STEPS = 6000, STREAM_BYTES_MAX = 40 * 1000 };
+
+struct talker {
+	struct mesh__tls *tls;
+	uint32_t number;       /* of what it says; its peer's is number ^ 1 */
+	uint64_t said, heard;  /* bytes */
+	uint8_t *wire;         /* sealed for it, not taken yet */
+	size_t wire_len, wire_capacity;
+};
+
+static uint32_t dice;
+
+static uint32_t throw_dice(uint32_t sides)
+{
+	dice ^= dice << 13;
+	dice ^= dice >> 17;
+	dice ^= dice << 5;
+	return dice % sides;
+}
+
+/* Of many sizes alike often: bytes, records, more than one. */
+static size_t some_size(void)
+{
+	static const uint32_t sizes[] = { 3, 8, 300, 5000, 16384, STREAM_BYTES_MAX };
+
+	return 1 + throw_dice(sizes[throw_dice(sizeof(sizes) / sizeof(*sizes))]);
+}
+
+static uint8_t byte_at(uint32_t number, uint64_t at)
+{
+	return (uint8_t)((at * 2654435761u + number * 40503u) >> 13);
+}
+
+static void put_on_wire(struct talker *to, const uint8_t *data, size_t len)
+{
+	if (to->wire_capacity - to->wire_len < len) {
+		to->wire_capacity = (to->wire_len + len) * 2;
+		to->wire = realloc(to->wire, to->wire_capacity);
+		assert_non_null(to->wire);
+	}
+	memcpy(to->wire + to->wire_len, data, len);
+	to->wire_len += len;
+}
+
+static void say_some(struct talker *talkers, uint32_t who)
+{
+	static uint8_t plain[STREAM_BYTES_MAX], sealed[STREAM_BYTES_MAX + 1024];
+	struct talker *from = &talkers[who];
+	size_t len = some_size();
+	ssize_t n;
+
+	for (size_t i = 0; i < len; i++)
+		plain[i] = byte_at(from->number, from->said + i);
+	n = mesh__tls_encrypt(from->tls, plain, len, sealed, sizeof(sealed));
+	assert_true(n > (ssize_t)len);
+	from->said += len;
+	put_on_wire(&talkers[who ^ 1], sealed, (size_t)n);
+}
+
+/* Some of what is on the wire for it. Between two reads another session of the loop may speak, as handlers do. */
+static ssize_t hear_some(struct talker *talkers, uint32_t who, bool may_speak)
+{
+	static uint8_t plain[STREAM_BYTES_MAX], sealed[STREAM_BYTES_MAX];
+	struct talker *to = &talkers[who];
+	size_t piece = some_size(), capacity = some_size();
+	ssize_t n;
+
+	piece = piece < to->wire_len ? piece : to->wire_len;
+	if (piece)
+		memcpy(sealed, to->wire, piece);
+	mesh__tls_feed(to->tls, sealed, piece);
+	while ((n = mesh__tls_decrypt(to->tls, plain, capacity)) > 0) {
+		for (ssize_t i = 0; i < n; i++)
+			if (plain[i] != byte_at(to->number ^ 1, to->heard + (uint64_t)i))
+				fail_msg("session %u: byte %llu is not what was said", who, (unsigned long long)(to->heard + (uint64_t)i));
+		to->heard += (uint64_t)n;
+		if (may_speak && throw_dice(4) == 0) {
+			say_some(talkers, throw_dice(2 * CROWD));
+			may_speak = false;
+		}
+	}
+	mesh__tls_feed(to->tls, NULL, 0);
+	to->wire_len -= piece;
+	if (to->wire_len)
+		memmove(to->wire, to->wire + piece, to->wire_len);
+	return n;
+}
+
+static void say_goodbye(struct talker *talkers, uint32_t who)
+{
+	uint8_t sealed[256];
+	ssize_t n = mesh__tls_close_notify(talkers[who].tls, sealed, sizeof(sealed));
+
+	assert_true(n > 0);
+	put_on_wire(&talkers[who ^ 1], sealed, (size_t)n);
+}
+
+static void meet(struct talker *talkers, uint8_t *shared[2])
+{
+	for (uint32_t i = 0; i < 2 * CROWD; i += 2) {
+		struct end client, server;
+
+		make_pair(&client, &server, good_party(SHOP), good_party(USERS), USERS);
+		shake_hands(&client, &server, 4096);
+		assert_int_equal(server.progress, MESH__TLS_DONE);
+		talkers[i] = (struct talker){ .tls = client.tls, .number = i };
+		talkers[i + 1] = (struct talker){ .tls = server.tls, .number = i + 1 };
+		mesh__tls_settle(client.tls, shared);
+		mesh__tls_settle(server.tls, shared);
+		mesh__memory_free(client.out.data);
+		mesh__memory_free(server.out.data);
+	}
+}
+
+static void many_sessions_never_mix_what_they_say(void **state)
+{
+	static struct talker talkers[2 * CROWD];
+	uint8_t *shared[2] = { NULL, NULL };
+	ssize_t n;
+
+	(void)state;
+	dice = (uint32_t)time(NULL) | 1;
+	print_message("seed %u\n", dice);
+	meet(talkers, shared);
+	for (int i = 0; i < CROWD_STEPS; i++) {
+		uint32_t who = throw_dice(2 * CROWD);
+
+		if (throw_dice(3) == 0)
+			say_some(talkers, who);
+		else
+			assert_int_equal(hear_some(talkers, who, true), MESH__TLS_MORE_IN);
+	}
+	/* One of each pair says goodbye, the other still talks; a third of the sessions end with a part of a record in. */
+	for (uint32_t i = 0; i < 2 * CROWD; i += 2) {
+		say_goodbye(talkers, i);
+		say_some(talkers, i + 1);
+	}
+	for (uint32_t i = 0; i < 2 * CROWD; i++) {
+		if (i % 3 == 0) {
+			mesh__tls_feed(talkers[i].tls, talkers[i].wire, talkers[i].wire_len < 3 ? talkers[i].wire_len : 3);
+			assert_int_equal(mesh__tls_decrypt(talkers[i].tls, (uint8_t[1]){ 0 }, 1), MESH__TLS_MORE_IN);
+			mesh__tls_feed(talkers[i].tls, NULL, 0);
+			mesh__tls_free(talkers[i].tls);
+			talkers[i].tls = NULL;
+		}
+	}
+	for (uint32_t i = 0; i < 2 * CROWD; i++) {
+		if (!talkers[i].tls)
+			continue;
+		while (talkers[i].wire_len && (n = hear_some(talkers, i, false)) == MESH__TLS_MORE_IN)
+			;
+		assert_int_equal(n, i % 2 ? MESH__TLS_END : MESH__TLS_MORE_IN);
+		assert_true(talkers[i].heard == talkers[i ^ 1].said);
+	}
+	for (uint32_t i = 0; i < 2 * CROWD; i++) {
+		mesh__tls_free(talkers[i].tls);
+		free(talkers[i].wire);
+	}
+	mesh__memory_free(shared[0]);
+	mesh__memory_free(shared[1]);
+}
+
 static void a_changed_record_breaks_the_session(void **state)
 {
 	struct end client, server;
@@ -585,6 +749,94 @@ static void who_shows_no_certificate_is_told_so_and_not_heard(void **state)
 	mbedtls_ssl_config_free(&config);
 	free(stranger.said.data);
 	end_pair(&client, &server);
+}
+
+/* A client of mbedTLS's own, with the certificate of `shown` and the key of `signer`; up to where the server has heard all of its handshake. */
+static void stranger_shows(struct stranger *stranger, mbedtls_ssl_context *ssl, mbedtls_ssl_config *config, struct mesh__credentials *shown,
+			   struct mesh__credentials *signer, struct end *server)
+{
+	static const unsigned char secret[32] = { 1, 2, 3 };
+	size_t used;
+
+	make_stranger(stranger, ssl, config, NULL);
+	assert_int_equal(mbedtls_ssl_conf_own_cert(config, &shown->svids[0]->chain, &signer->svids[0]->key), 0);
+	/* It offers a secret beside, which would spare it the certificate. */
+	mbedtls_ssl_conf_tls13_key_exchange_modes(config, MBEDTLS_SSL_TLS1_3_KEY_EXCHANGE_MODE_ALL);
+	assert_int_equal(mbedtls_ssl_conf_psk(config, secret, sizeof(secret), (const unsigned char *)"me", 2), 0);
+	stranger->heard = &server->out;
+	assert_int_equal(mbedtls_ssl_handshake(ssl), MBEDTLS_ERR_SSL_WANT_READ);
+	server->progress = mesh__tls_handshake_step(server->tls, stranger->said.data, stranger->said.len, &used, &server->out);
+	assert_int_equal(server->progress, MESH__TLS_MORE);
+	stranger->said.len = 0;
+	assert_int_equal(mbedtls_ssl_handshake(ssl), 0);
+	server->progress = mesh__tls_handshake_step(server->tls, stranger->said.data, stranger->said.len, &used, &server->out);
+	stranger->said.len = 0;
+}
+
+static void a_certificate_without_its_key_opens_nothing(void **state)
+{
+	struct mesh__credentials *shop = good_party(SHOP), *thief = good_party(SHOP);
+	struct end client, server;
+	struct stranger stranger = { 0 };
+	mbedtls_ssl_context ssl;
+	mbedtls_ssl_config config;
+	uint8_t plain[64];
+
+	(void)state;
+	make_pair(&client, &server, good_party(SHOP), good_party(USERS), USERS);
+	stranger_shows(&stranger, &ssl, &config, shop, thief, &server);
+	assert_int_equal(server.progress, MESH__TLS_FAILED);
+	assert_string_equal(mesh__tls_reason(server.tls), "protocol");
+	assert_string_equal(mesh__tls_why(server.tls), "the peer cannot prove that the certificate it shows is its own: what it signed does not fit");
+	assert_int_equal(mbedtls_ssl_write(&ssl, (const unsigned char *)"hello", 5), 5);
+	mesh__tls_feed(server.tls, stranger.said.data, stranger.said.len);
+	assert_int_equal(mesh__tls_decrypt(server.tls, plain, sizeof(plain)), MESH__TLS_BROKEN);
+	mbedtls_ssl_free(&ssl);
+	mbedtls_ssl_config_free(&config);
+	free(stranger.said.data);
+	mesh__credentials_unref(shop);
+	mesh__credentials_unref(thief);
+	end_pair(&client, &server);
+}
+
+/* Who hides how much it says may send records with nothing in them (RFC 8446, 5.1 and 5.4). */
+static void an_empty_record_is_no_goodbye(void **state)
+{
+	struct mesh__credentials *shop = good_party(SHOP);
+	struct end client, server;
+	struct stranger stranger = { 0 };
+	mbedtls_ssl_context ssl;
+	mbedtls_ssl_config config;
+	uint8_t *shared[2] = { NULL, NULL }, plain[64];
+
+	(void)state;
+	make_pair(&client, &server, good_party(SHOP), good_party(USERS), USERS);
+	stranger_shows(&stranger, &ssl, &config, shop, shop, &server);
+	assert_int_equal(server.progress, MESH__TLS_DONE);
+	assert_string_equal(mesh__tls_peer_id(server.tls)->text, SHOP);
+	mesh__tls_settle(server.tls, shared);
+	for (int empty = 0; empty <= 3; empty++) {
+		stranger.said.len = 0;
+		for (int i = 0; i < empty; i++)
+			assert_int_equal(mbedtls_ssl_write(&ssl, plain, 0), 0);
+		assert_int_equal(mbedtls_ssl_write(&ssl, (const unsigned char *)"hello", 5), 5);
+		mesh__tls_feed(server.tls, stranger.said.data, stranger.said.len);
+		assert_int_equal(mesh__tls_decrypt(server.tls, plain, sizeof(plain)), 5);
+		assert_memory_equal(plain, "hello", 5);
+		assert_int_equal(mesh__tls_decrypt(server.tls, plain, sizeof(plain)), MESH__TLS_MORE_IN);
+	}
+	stranger.said.len = 0;
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(mbedtls_ssl_write(&ssl, plain, 0), 0);
+	mesh__tls_feed(server.tls, stranger.said.data, stranger.said.len);
+	assert_int_equal(mesh__tls_decrypt(server.tls, plain, sizeof(plain)), MESH__TLS_MORE_IN);
+	mbedtls_ssl_free(&ssl);
+	mbedtls_ssl_config_free(&config);
+	free(stranger.said.data);
+	mesh__credentials_unref(shop);
+	end_pair(&client, &server);
+	mesh__memory_free(shared[0]);
+	mesh__memory_free(shared[1]);
 }
 
 static void who_has_nothing_in_common_with_us_is_told_so(void **state)
@@ -1217,9 +1469,12 @@ int main(void)
 		cmocka_unit_test(bad_servers_are_refused),
 		cmocka_unit_test(data_fills_records_and_comes_out_whole),
 		cmocka_unit_test(settled_sessions_share_their_buffers),
+		cmocka_unit_test(many_sessions_never_mix_what_they_say),
 		cmocka_unit_test(a_changed_record_breaks_the_session),
 		cmocka_unit_test(a_hopeless_peer_is_turned_away_in_the_handshake),
 		cmocka_unit_test(who_shows_no_certificate_is_told_so_and_not_heard),
+		cmocka_unit_test(a_certificate_without_its_key_opens_nothing),
+		cmocka_unit_test(an_empty_record_is_no_goodbye),
 		cmocka_unit_test(who_has_nothing_in_common_with_us_is_told_so),
 		cmocka_unit_test(an_alert_in_the_clear_is_understood_and_not_answered),
 		cmocka_unit_test(garbage_is_no_handshake),
