@@ -306,6 +306,53 @@ static void a_fork_waits_for_handshakes_and_its_child_makes_its_own(void **state
 	assert_true(is_done);
 	assert_true(can_shake_hands(NULL));
 }
+
+enum { HELLO_RANDOM_AT = 5 + 4 + 2, HELLO_RANDOM_BYTES = 32 };
+
+/* The random of the ClientHello that this process would say now. */
+static void say_hello(uint8_t random[HELLO_RANDOM_BYTES])
+{
+	struct end client, server;
+	size_t used;
+
+	make_pair(&client, &server, good_party(SHOP), good_party(USERS), USERS);
+	client.progress = mesh__tls_handshake_step(client.tls, NULL, 0, &used, &client.out);
+	assert_true(client.out.len > HELLO_RANDOM_AT + HELLO_RANDOM_BYTES);
+	assert_int_equal(client.out.data[5], MBEDTLS_SSL_HS_CLIENT_HELLO);
+	memcpy(random, client.out.data + HELLO_RANDOM_AT, HELLO_RANDOM_BYTES);
+	end_pair(&client, &server);
+}
+
+/* A child begins with a copy of its parent's generator: did it go on with that, brothers would share their keys. */
+static void children_and_their_parent_say_different_randoms(void **state)
+{
+	enum { CHILDREN = 8 };
+	uint8_t randoms[CHILDREN + 2][HELLO_RANDOM_BYTES];
+	int status, ends[2];
+
+	(void)state;
+	assert_int_equal(mesh__fork_gate_watch(), 0);
+	assert_int_equal(pipe(ends), 0);
+	say_hello(randoms[CHILDREN]);
+	for (int i = 0; i < CHILDREN; i++) {
+		pid_t pid = fork();
+
+		if (pid == 0) {
+			alarm(20);
+			say_hello(randoms[0]);
+			_exit(write(ends[1], randoms[0], HELLO_RANDOM_BYTES) != HELLO_RANDOM_BYTES);
+		}
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_int_equal(status, 0);
+		assert_int_equal(read(ends[0], randoms[i], HELLO_RANDOM_BYTES), HELLO_RANDOM_BYTES);
+	}
+	say_hello(randoms[CHILDREN + 1]);
+	for (int i = 0; i < CHILDREN + 2; i++)
+		for (int k = 0; k < i; k++)
+			assert_memory_not_equal(randoms[i], randoms[k], HELLO_RANDOM_BYTES);
+	close(ends[0]);
+	close(ends[1]);
+}
 #endif
 
 static void a_valid_certificate_of_another_service_cannot_pose(void **state)
@@ -1463,6 +1510,7 @@ int main(void)
 		cmocka_unit_test(both_sides_verify_each_other),
 #ifndef CANNOT_FORK
 		cmocka_unit_test(a_fork_waits_for_handshakes_and_its_child_makes_its_own),
+		cmocka_unit_test(children_and_their_parent_say_different_randoms),
 #endif
 		cmocka_unit_test(a_valid_certificate_of_another_service_cannot_pose),
 		cmocka_unit_test(bad_clients_are_refused_and_hear_why),
