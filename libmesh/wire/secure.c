@@ -7,7 +7,12 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { RECORD_HEADER_BYTES = 5, RETIRE_WITHIN_S = 30 };
+enum {
+	RECORD_HEADER_BYTES = 5,
+	RETIRE_WITHIN_S = 30,
+	JUMPED_S = 5, /* connections are judged each second: what ended longer ago than this did not end, the clock has jumped */
+	RENEWED_WITHIN_S = 3 /* who sees the clock jump renews within a second or two */
+};
 
 static void free_secure(struct mesh__secure *secure)
 {
@@ -246,12 +251,17 @@ bool mesh__secure_is_expected(const struct mesh__secure *secure, const struct me
 	return mesh__spiffe_id_equal(&expected, mesh__tls_peer_id(secure->tls));
 }
 
-/* Connections that retire together would come back together: each takes its own moment, well within what life is left. */
+/*
+ * Connections that retire together would come back together: each takes its own moment, well within what life is left. Where the clock was
+ * set or the machine has slept, neither side has an identity for new ones yet: theirs is the moment when both have renewed.
+ */
 static uint64_t retire_at(const struct mesh__secure *secure, struct mesh__loop *lp)
 {
 	int64_t left_s = mesh__tls_svid(secure->tls)->facts.not_after_s - (int64_t)(mesh__clock_wall_ns() / MESH__NS_PER_SEC);
 	double within_s = left_s > 0 ? (double)left_s / 10 : 0;
 
+	if (left_s < -JUMPED_S)
+		return lp->now_ns + RENEWED_WITHIN_S * MESH__NS_PER_SEC;
 	if (within_s > RETIRE_WITHIN_S)
 		within_s = RETIRE_WITHIN_S;
 	return lp->now_ns + (uint64_t)(mesh__random_unit(&lp->random) * within_s * (double)MESH__NS_PER_SEC);
