@@ -255,6 +255,16 @@ static int finish(const struct call_args *given, const struct target *target, co
 	return session_status(err);
 }
 
+static void print_own_identity(const struct mesh_identity *identity, void *user)
+{
+	(void)user;
+	if (!identity->is_default)
+		return;
+	fprintf(stderr, "* this process shows itself as ");
+	print_escaped(stderr, identity->id, strlen(identity->id), false);
+	putc('\n', stderr);
+}
+
 static int call_service(const struct call_args *given, const struct target *target, const struct mesh_call_options *opts)
 {
 	struct mesh_error err = MESH_ERROR_INIT;
@@ -279,6 +289,7 @@ static int call_service(const struct call_args *given, const struct target *targ
 		fprintf(stderr, ":\n");
 		if (mesh_endpoints_list(client, print_endpoint, NULL) <= 0)
 			fprintf(stderr, "*   none\n");
+		mesh_identity_list(m, print_own_identity, NULL);
 	}
 	if (call) {
 		status = finish(given, target, opts, call, &err);

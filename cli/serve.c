@@ -462,7 +462,7 @@ const struct command command_serve = {
 	"  mesh serve users --delay 20ms --fail 5%\n"
 	"  mesh serve users --grpc              any gRPC method of any service, unary or streaming\n\n"
 	"HTTP is answered with JSON: service, pid, address, method, path, headers and body of the request, and the peer with its ID. A\n"
-	"gRPC call gets each of its messages back. HTTP means HTTP/2: curl needs --http2-prior-knowledge, or https:// with TLS. SIGUSR1\n"
+	"gRPC call gets each of its messages back. HTTP means HTTP/2: curl needs --cert (see mesh-identity(7)). SIGUSR1\n"
 	"makes the backend slow (--slow), SIGUSR2 as before. SIGTERM or Ctrl-C drains it: it leaves discovery, finishes what is in\n"
 	"flight, and ends with a summary; a second one ends it at once.\n",
 	args, run, false

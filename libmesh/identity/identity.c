@@ -592,16 +592,23 @@ static bool choose_source(const struct mesh__config *cfg, char *uri, size_t capa
 	return strcmp(uri, "off") != 0;
 }
 
+/* Options were checked when they were read, that variable was not: what is wrong by now came from it. */
+static int blame_environment(struct mesh_error *err)
+{
+	struct mesh_error why = *err;
+
+	return mesh__fault(err, why.code, MESH_STAGE_NONE, "environment SPIFFE_ENDPOINT_SOCKET: %s", why.message);
+}
+
 static int open_source(struct mesh__identity *identity, struct mesh_error *err)
 {
 	struct mesh__identity_source *source = &identity->source;
 	const char *rest = "";
 	int rc;
 
-	/* The environment's socket was not seen when options were checked. */
 	rc = mesh__identity_check_uri(source->uri, err);
 	if (rc)
-		return rc;
+		return strcmp(source->uri, "spiffe:") == 0 ? rc : blame_environment(err);
 	source->ops = find_source(source->uri, &rest);
 	if (!source->ops)
 		return mesh__fault(err, MESH_E_OPTION, MESH_STAGE_NONE, "option identity: \"%.64s\" names no source", source->uri);

@@ -612,10 +612,18 @@ void mesh__policy_decide(const struct mesh__policy *policy, const struct mesh__p
 	}
 }
 
-bool mesh__policy_is_hopeless(const struct mesh__policy *policy, const struct mesh__spiffe_id *peer, const char *own_domain)
+static bool is_hopeless_by(const char *name, char rule[MESH__RULE_NAME_MAX])
+{
+	if (rule)
+		snprintf(rule, MESH__RULE_NAME_MAX, "%s", name);
+	return true;
+}
+
+bool mesh__policy_is_hopeless(const struct mesh__policy *policy, const struct mesh__spiffe_id *peer, const char *own_domain,
+			      char rule_name[MESH__RULE_NAME_MAX])
 {
 	if (!peer || !peer->len)
-		return true;
+		return is_hopeless_by("no-identity", rule_name);
 	for (size_t i = 0; i < policy->count; i++) {
 		const struct rule *rule = &policy->rules[i];
 
@@ -624,7 +632,7 @@ bool mesh__policy_is_hopeless(const struct mesh__policy *policy, const struct me
 		if (rule->is_allow)
 			return false;
 		if (!rule->service && !rule->methods.count && !rule->paths.count)
-			return true;
+			return is_hopeless_by(rule->name, rule_name);
 	}
-	return !allows_by_default(policy, peer, own_domain);
+	return !allows_by_default(policy, peer, own_domain) && is_hopeless_by(default_names[policy->otherwise], rule_name);
 }

@@ -44,7 +44,8 @@ struct mesh__policy_answer {
 };
 void mesh__policy_decide(const struct mesh__policy *policy, const struct mesh__policy_question *question, struct mesh__policy_answer *answer);
 
-/* May a connection from this peer lead to anything at all? false: its handshake need not be finished. */
-bool mesh__policy_is_hopeless(const struct mesh__policy *policy, const struct mesh__spiffe_id *peer, const char *own_domain);
+/* Can a connection from this peer lead to nothing at all? Then its handshake need not be finished; `rule` says by which. NULL: nobody asks. */
+bool mesh__policy_is_hopeless(const struct mesh__policy *policy, const struct mesh__spiffe_id *peer, const char *own_domain,
+			      char rule[MESH__RULE_NAME_MAX]);
 
 #endif

@@ -15,7 +15,7 @@
 #include <fcntl.h>
 #include <string.h>
 
-enum { ACCEPTS_PER_TURN_MAX = 64, REFUSALS_LOGGED_PER_SECOND_MAX = 20 };
+enum { ACCEPTS_PER_TURN_MAX = 64, LOGGED_PER_SECOND_MAX = 20 };
 
 #define BACKOFF_FIRST_NS (10 * MESH__NS_PER_MS)
 #define BACKOFF_MAX_NS MESH__NS_PER_SEC
@@ -43,26 +43,31 @@ static void on_draining(struct mesh__conn *conn)
 	(void)conn;
 }
 
-/* Strangers may come by the thousand: the log gets some of them, the counters all. */
+bool mesh__server_may_log(struct mesh__server_loop *sl, struct mesh__log_quota *quota, const char *rest)
+{
+	uint64_t second = sl->lp->now_ns / MESH__NS_PER_SEC;
+
+	if (second != quota->second) {
+		if (quota->unlogged)
+			mesh__log_write(sl->server->opts.log, MESH_LOG_WARN, "server %s: %u more %s", sl->server->service, quota->unlogged, rest);
+		*quota = (struct mesh__log_quota){ .second = second };
+	}
+	if (quota->logged == LOGGED_PER_SECOND_MAX) {
+		quota->unlogged++;
+		return false;
+	}
+	quota->logged++;
+	return true;
+}
+
 static void log_refusal(const struct mesh__conn_entry *entry)
 {
 	const struct mesh__conn *conn = &entry->conn;
 	struct mesh__server_loop *sl = entry->sl;
 	const mesh_server *server = sl->server;
-	uint64_t second = conn->lp->now_ns / MESH__NS_PER_SEC;
 
-	if (second != sl->refusals_second) {
-		if (sl->refusals_unlogged)
-			mesh__log_write(server->opts.log, MESH_LOG_WARN, "server %s: %u more peers were turned away (mesh_handshake_failures_total tells why)",
-					server->service, sl->refusals_unlogged);
-		sl->refusals_second = second;
-		sl->refusals_logged = sl->refusals_unlogged = 0;
-	}
-	if (sl->refusals_logged == REFUSALS_LOGGED_PER_SECOND_MAX) {
-		sl->refusals_unlogged++;
+	if (!mesh__server_may_log(sl, &sl->refusals, "peers were turned away (mesh_handshake_failures_total tells why)"))
 		return;
-	}
-	sl->refusals_logged++;
 	/* Who connects and says nothing is most often a probe that looks whether the port is open. */
 	mesh__log_write(server->opts.log, conn->has_input ? MESH_LOG_WARN : MESH_LOG_DEBUG, "server %s: peer %s is turned away (%s): %s", server->service,
 			entry->peer_text, conn->close_reason, conn->close_text);

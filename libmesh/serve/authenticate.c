@@ -8,18 +8,20 @@
 #include <string.h>
 
 /* On a helper thread. Nothing that such a peer could ask for is allowed: it hears so instead of a finished handshake. */
-static bool is_hopeless(void *user, const struct mesh__spiffe_id *peer, const struct mesh__credentials *ours)
+static bool is_hopeless(void *user, const struct mesh__spiffe_id *peer, const struct mesh__credentials *ours, char *why, size_t capacity)
 {
 	const struct mesh__svid *svid = mesh__credentials_svid(ours, NULL, NULL);
 	struct mesh__policy *policy;
-	char own_domain[MESH__TRUST_DOMAIN_MAX + 1] = "";
+	char own_domain[MESH__TRUST_DOMAIN_MAX + 1] = "", rule[MESH__RULE_NAME_MAX] = "";
 	bool is_so;
 
 	if (svid)
 		mesh__spiffe_id_copy_domain(&svid->facts.id, own_domain);
 	policy = mesh__policy_live_take(user);
-	is_so = mesh__policy_is_hopeless(policy, peer, own_domain);
+	is_so = mesh__policy_is_hopeless(policy, peer, own_domain, rule);
 	mesh__policy_unref(policy);
+	if (is_so)
+		snprintf(why, capacity, strncmp(rule, "default:", 8) ? "rule %s denies it all" : "no rule lets it in (%s; see options policy and allow)", rule);
 	return is_so;
 }
 

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { METHOD_BYTES = 32 }; /* no rule names a longer one */
+enum { METHOD_BYTES = 32 /* no rule names a longer one */, PATH_LOGGED_BYTES = 200 };
 
 static void count(const mesh_server *server, enum mesh__metric metric, const char *rule)
 {
@@ -48,6 +48,22 @@ static void ask(const struct mesh_request *request, const char *method, size_t m
 	mesh__policy_decide(current_policy(request->sl), &question, answer);
 }
 
+/* The peer hears which rule it was, and so does the host: either may be who has to mend it. */
+static void log_denial(const struct mesh_request *request, const struct mesh__policy_answer *answer, const char *method, size_t method_len, const char *path,
+		       size_t path_len)
+{
+	const char *query = memchr(path, '?', path_len);
+	size_t len = query ? (size_t)(query - path) : path_len;
+	bool is_trial = answer->is_allowed;
+
+	if (!mesh__server_may_log(request->sl, &request->sl->denials, "requests were denied, or would have been (mesh_authorization_... count them by rule)"))
+		return;
+	mesh__log_write(request->server->opts.log, is_trial ? MESH_LOG_INFO : MESH_LOG_WARN, "server %s: %.300s %s call %.*s %.*s: rule %s%s", request->server->service,
+			request->peer_id->text, is_trial ? "may still" : "may not", method ? (int)(method_len < METHOD_BYTES ? method_len : METHOD_BYTES) : 0,
+			method ? method : "", (int)(len < PATH_LOGGED_BYTES ? len : PATH_LOGGED_BYTES), path, is_trial ? answer->dry_run : answer->rule,
+			is_trial ? " would deny it (dry run)" : " denies it");
+}
+
 bool mesh__authorize(struct mesh_request *request, const char *method, size_t method_len, const char *path, size_t path_len)
 {
 	struct mesh__policy_answer answer;
@@ -59,6 +75,8 @@ bool mesh__authorize(struct mesh_request *request, const char *method, size_t me
 		ask(request, method, method_len, path, path_len, &answer);
 	else /* never so in an open mesh: rather closed than open */
 		answer = (struct mesh__policy_answer){ .rule = "no-policy" };
+	if (!answer.is_allowed || answer.dry_run_count)
+		log_denial(request, &answer, method, method_len, path, path_len);
 	if (answer.dry_run_count)
 		count(request->server, MESH__METRIC_AUTHORIZATION_DRY_RUN_TOTAL, answer.dry_run);
 	if (answer.is_allowed)

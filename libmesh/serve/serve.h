@@ -33,6 +33,12 @@ struct mesh__handler {
 
 struct mesh__health_entry;
 
+/* What strangers cause may come by the thousand: the log gets some of it, the counters all. */
+struct mesh__log_quota {
+	uint64_t second; /* of the monotonic clock; what follows is about it */
+	uint32_t logged, unlogged;
+};
+
 struct mesh__server_loop {
 	mesh_server *server;
 	struct mesh__loop *lp;
@@ -42,8 +48,7 @@ struct mesh__server_loop {
 	struct mesh__task stop, drain;
 	struct mesh__policy *policy; /* the newest that this loop has seen: asking takes no lock; NULL: none yet */
 	uint64_t policy_generation;
-	uint64_t refusals_second; /* of the monotonic clock; what follows is about it */
-	uint32_t refusals_logged, refusals_unlogged;
+	struct mesh__log_quota refusals, denials;
 	bool is_closing;
 };
 
@@ -169,6 +174,7 @@ void mesh__server_count_refused(mesh_server *server, const char *reason);
 
 /* accept.c */
 int mesh__accept_start(mesh_server *server);
+bool mesh__server_may_log(struct mesh__server_loop *sl, struct mesh__log_quota *quota, const char *rest); /* rest: what "N more" of the second before were */
 void mesh__accept_stop(mesh_server *server);
 void mesh__accept_drain(mesh_server *server); /* takes who has knocked already, and stops: newcomers go elsewhere at once */
 extern const struct mesh__conn_events mesh__server_conn_events;

@@ -24,7 +24,7 @@ struct mesh__secure_options {
 	const char *expected_service;  /* client: who must answer, see mesh__identity_expected(); a server takes any verified ID */
 	uint64_t timeout_ns;           /* option handshake.timeout: from the TCP connection to the verified peer */
 	/* Server: may this peer be turned away before any request? NULL: none is. thread: a worker. */
-	bool (*is_hopeless)(void *user, const struct mesh__spiffe_id *peer, const struct mesh__credentials *ours);
+	bool (*is_hopeless)(void *user, const struct mesh__spiffe_id *peer, const struct mesh__credentials *ours, char *why, size_t capacity);
 	void *user;
 	struct mesh__stats *stats;     /* for failures by reason: mesh_handshake_failures_total; NULL: not counted */
 	const char *counted_as;        /* label `service`: a server its own name, a client that of the service it calls */

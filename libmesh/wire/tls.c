@@ -50,7 +50,7 @@ struct mesh__tls {
 	mbedtls_ssl_config config; /* of this session alone: it must not change while it is used */
 	struct mesh__credentials *credentials;
 	const struct mesh__svid *svid;
-	bool (*is_hopeless)(void *user, const struct mesh__spiffe_id *peer, const struct mesh__credentials *ours);
+	bool (*is_hopeless)(void *user, const struct mesh__spiffe_id *peer, const struct mesh__credentials *ours, char *why, size_t capacity);
 	void *user;
 	const uint8_t *in;
 	size_t in_len;
@@ -253,6 +253,19 @@ static enum mesh__refusal read_chain(mbedtls_x509_crt *chain, uint8_t *message, 
 	return refusal;
 }
 
+/* A server's log has the reason beside it; the error of a call has the sentence alone, and the reason is what the manual goes by. */
+static void remember_refusal(struct mesh__tls *tls, const char *why)
+{
+	const char *reason = mesh__refusal_name(tls->refusal);
+	char sentence[MESH__TLS_WHY_MAX];
+
+	if (mbedtls_ssl_conf_get_endpoint(&tls->config) == MBEDTLS_SSL_IS_CLIENT)
+		say(sentence, sizeof(sentence), "the peer is refused (%s): %s", reason, why);
+	else
+		say(sentence, sizeof(sentence), "the peer is refused: %s", why);
+	remember(tls, reason, sentence);
+}
+
 /* What our own parse takes, and that of a handshake does not: mbedTLS 3.6 asks nobody there about extensions that it does not know. */
 static enum mesh__refusal find_unreadable(const mbedtls_x509_crt *chain, char *why, size_t capacity)
 {
@@ -275,7 +288,7 @@ static enum mesh__refusal find_unreadable(const mbedtls_x509_crt *chain, char *w
 /* mbedTLS has given up at the peer's certificate: which, and why? false: not there. */
 static bool explain_certificate(struct mesh__tls *tls)
 {
-	char why[MESH__TLS_WHY_MAX - 32] = "", sentence[MESH__TLS_WHY_MAX];
+	char why[MESH__TLS_WHY_MAX - 32] = "";
 	mbedtls_x509_crt chain;
 
 	if (tls->refusal || !is_at_certificate(&tls->ssl))
@@ -287,14 +300,14 @@ static bool explain_certificate(struct mesh__tls *tls)
 	mbedtls_x509_crt_free(&chain);
 	if (!tls->refusal)
 		return false;
-	say(sentence, sizeof(sentence), "the peer is refused: %s", why);
-	remember(tls, mesh__refusal_name(tls->refusal), sentence);
+	remember_refusal(tls, why);
 	return true;
 }
 
 static enum mesh__refusal judge(struct mesh__tls *tls, mbedtls_x509_crt *chain, char *why, size_t capacity)
 {
 	struct mesh__bundle *bundle;
+	char by[160] = "";
 	enum mesh__refusal refusal = mesh__certificate_check_leaf(chain, tls->peer_id, why, capacity);
 
 	if (refusal)
@@ -308,8 +321,8 @@ static enum mesh__refusal judge(struct mesh__tls *tls, mbedtls_x509_crt *chain, 
 		    tls->expected_from ? tls->expected_from : "", tls->expected_from ? ")" : "", tls->peer_id->text);
 		return MESH__REFUSAL_WRONG_ID;
 	}
-	if (tls->is_hopeless && tls->is_hopeless(tls->user, tls->peer_id, tls->credentials)) {
-		say(why, capacity, "%s may call nothing here", tls->peer_id->text);
+	if (tls->is_hopeless && tls->is_hopeless(tls->user, tls->peer_id, tls->credentials, by, sizeof(by))) {
+		say(why, capacity, "%s may call nothing here: %s", tls->peer_id->text, by);
 		return MESH__REFUSAL_NOT_ALLOWED;
 	}
 	return MESH__REFUSAL_NONE;
@@ -319,7 +332,7 @@ static int verify(void *user, mbedtls_x509_crt *crt, int depth, uint32_t *flags)
 {
 	struct mesh__tls *tls = user;
 	struct mesh__certificate_facts facts;
-	char why[MESH__TLS_WHY_MAX - 32] = "", sentence[MESH__TLS_WHY_MAX];
+	char why[MESH__TLS_WHY_MAX - 32] = "";
 
 	*flags = 0;
 	if (depth > 0)
@@ -330,8 +343,7 @@ static int verify(void *user, mbedtls_x509_crt *crt, int depth, uint32_t *flags)
 		/* A server ends the handshake first: see configure(). */
 		if (mbedtls_ssl_conf_get_endpoint(&tls->config) == MBEDTLS_SSL_IS_CLIENT)
 			*flags = flags_of(tls->refusal);
-		say(sentence, sizeof(sentence), "the peer is refused: %s", why);
-		remember(tls, mesh__refusal_name(tls->refusal), sentence);
+		remember_refusal(tls, why);
 		return 0;
 	}
 	mesh__certificate_facts(crt, &facts);
@@ -571,7 +583,7 @@ static const struct {
 	{ MBEDTLS_SSL_ALERT_MSG_CERT_UNKNOWN, true, "certificate not accepted (unknown)" },
 	{ MBEDTLS_SSL_ALERT_MSG_ILLEGAL_PARAMETER, false, "illegal parameter" },
 	{ MBEDTLS_SSL_ALERT_MSG_UNKNOWN_CA, true, "it does not trust who signed it (unknown authority)" },
-	{ MBEDTLS_SSL_ALERT_MSG_ACCESS_DENIED, true, "access denied" },
+	{ MBEDTLS_SSL_ALERT_MSG_ACCESS_DENIED, true, "access denied" }, /* see remember_alert() */
 	{ MBEDTLS_SSL_ALERT_MSG_DECODE_ERROR, false, "a message could not be read" },
 	{ MBEDTLS_SSL_ALERT_MSG_DECRYPT_ERROR, false, "a signature or a key did not fit" },
 	{ MBEDTLS_SSL_ALERT_MSG_PROTOCOL_VERSION, false, "it does not speak TLS 1.3" },
@@ -595,6 +607,10 @@ static void remember_alert(struct mesh__tls *tls, uint8_t number)
 		if (alerts[i].number == number)
 			say(sentence, sizeof(sentence), "%s: %s",
 				 alerts[i].is_about_us ? "the peer refused our certificate" : "the peer ended the TLS session", alerts[i].text);
+	/* A server of ours says so to whom no rule lets in, a client of ours to whom it did not mean. */
+	if (number == MBEDTLS_SSL_ALERT_MSG_ACCESS_DENIED)
+		say(sentence, sizeof(sentence), "the peer refused our certificate: %s (access denied)",
+			 mbedtls_ssl_conf_get_endpoint(&tls->config) == MBEDTLS_SSL_IS_CLIENT ? "no rule there lets us in" : "it expected another ID here");
 	remember(tls, "alert", sentence);
 }
 
@@ -650,10 +666,10 @@ static void refuse(struct mesh__tls *tls, uint32_t flags)
 {
 	if (!tls->refusal && flags & MBEDTLS_X509_BADCERT_MISSING) {
 		tls->refusal = MESH__REFUSAL_NO_CERTIFICATE;
-		remember(tls, mesh__refusal_name(tls->refusal), "the peer is refused: it showed no certificate");
+		remember_refusal(tls, "it showed no certificate");
 	} else if (!tls->refusal) {
 		tls->refusal = flags & (MBEDTLS_X509_BADCERT_KEY_USAGE | MBEDTLS_X509_BADCERT_EXT_KEY_USAGE) ? MESH__REFUSAL_KEY_USAGE : MESH__REFUSAL_MALFORMED;
-		remember(tls, mesh__refusal_name(tls->refusal), "the peer is refused: its certificate could not be verified");
+		remember_refusal(tls, "its certificate could not be verified");
 	}
 	mbedtls_ssl_send_alert_message(&tls->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert_of(tls->refusal));
 }

@@ -26,7 +26,7 @@ struct mesh__tls_options {
 	const struct mesh__svid *svid;           /* of these, the one that is shown */
 	const struct mesh__spiffe_id *expected;  /* who must answer; copied; NULL: whoever is verified */
 	const char *expected_from;               /* who says so, a phrase for the refusal; kept by pointer; NULL: it is not said */
-	bool (*is_hopeless)(void *user, const struct mesh__spiffe_id *peer, const struct mesh__credentials *ours); /* may be NULL */
+	bool (*is_hopeless)(void *user, const struct mesh__spiffe_id *peer, const struct mesh__credentials *ours, char *why, size_t capacity); /* may be NULL */
 	void *user;
 	bool is_server;
 };

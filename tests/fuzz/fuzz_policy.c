@@ -12,7 +12,7 @@ static void decide(struct mesh__policy *policy, const struct mesh__spiffe_id *pe
 	mesh__policy_decide(policy, &question, &answer);
 	if (!*answer.rule || !answer.dry_run_count != !*answer.dry_run)
 		abort();
-	if (answer.is_allowed && mesh__policy_is_hopeless(policy, peer, question.own_domain))
+	if (answer.is_allowed && mesh__policy_is_hopeless(policy, peer, question.own_domain, NULL))
 		abort();
 	mesh__policy_unref(policy);
 }

@@ -57,9 +57,11 @@ static bool may_call(const struct mesh__policy *policy, const char *peer)
 	return may_do(policy, peer, "users", "GET", "/v1/a");
 }
 
+static char hopeless_by[MESH__RULE_NAME_MAX];
+
 static bool is_hopeless(const struct mesh__policy *policy, const char *peer)
 {
-	return mesh__policy_is_hopeless(policy, id_of(peer), "prod.example");
+	return mesh__policy_is_hopeless(policy, id_of(peer), "prod.example", hopeless_by);
 }
 
 /* --- what decides --- */
@@ -76,6 +78,7 @@ static void own_trust_domain_may_call_if_nothing_is_written(void **state)
 	assert_string_equal(answer.rule, "default:trust-domain");
 	assert_false(is_hopeless(policy, SHOP));
 	assert_true(is_hopeless(policy, STAGING));
+	assert_string_equal(hopeless_by, "default:trust-domain");
 	mesh__policy_unref(policy);
 }
 
@@ -87,6 +90,7 @@ static void staging_may_not_call_production_is_one_line(void **state)
 	assert_false(may_call(policy, STAGING));
 	assert_string_equal(answer.rule, "staging-stays-out");
 	assert_true(is_hopeless(policy, STAGING));
+	assert_string_equal(hopeless_by, "staging-stays-out");
 	assert_true(may_call(policy, SHOP));
 	mesh__policy_unref(policy);
 
@@ -176,7 +180,7 @@ static void peer_without_identity_is_never_allowed(void **state)
 	mesh__policy_decide(policy, &question, &answer);
 	assert_false(answer.is_allowed);
 	assert_string_equal(answer.rule, "no-identity");
-	assert_true(mesh__policy_is_hopeless(policy, NULL, "prod.example"));
+	assert_true(mesh__policy_is_hopeless(policy, NULL, "prod.example", NULL));
 	mesh__policy_unref(policy);
 }
 

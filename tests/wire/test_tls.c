@@ -248,8 +248,10 @@ static void both_sides_verify_each_other(void **state)
 static atomic_bool is_inside, is_past;
 
 /* In the middle of a handshake, where a fork is to come. */
-static bool linger(void *user, const struct mesh__spiffe_id *peer, const struct mesh__credentials *servers)
+static bool linger(void *user, const struct mesh__spiffe_id *peer, const struct mesh__credentials *servers, char *why, size_t capacity)
 {
+	(void)why;
+	(void)capacity;
 	(void)user;
 	(void)peer;
 	(void)servers;
@@ -259,7 +261,7 @@ static bool linger(void *user, const struct mesh__spiffe_id *peer, const struct 
 	return false;
 }
 
-static bool can_shake_hands(bool (*is_hopeless)(void *, const struct mesh__spiffe_id *, const struct mesh__credentials *))
+static bool can_shake_hands(bool (*is_hopeless)(void *, const struct mesh__spiffe_id *, const struct mesh__credentials *, char *, size_t))
 {
 	struct mesh__credentials *servers = good_party(USERS);
 	struct mesh__tls_options opts = { .credentials = servers, .svid = servers->svids[0], .is_server = true, .is_hopeless = is_hopeless };
@@ -364,11 +366,11 @@ static void a_valid_certificate_of_another_service_cannot_pose(void **state)
 	shake_hands(&client, &server, 4096);
 	assert_int_equal(client.progress, MESH__TLS_FAILED);
 	assert_string_equal(mesh__tls_reason(client.tls), "wrong_id");
-	assert_non_null(strstr(mesh__tls_why(client.tls), USERS " was expected"));
+	assert_non_null(strstr(mesh__tls_why(client.tls), "the peer is refused (wrong_id): " USERS " was expected"));
 	assert_non_null(strstr(mesh__tls_why(client.tls), "sa/impostor"));
 	assert_int_equal(server.progress, MESH__TLS_FAILED);
 	assert_string_equal(mesh__tls_reason(server.tls), "alert");
-	assert_string_equal(mesh__tls_why(server.tls), "the peer refused our certificate: access denied");
+	assert_string_equal(mesh__tls_why(server.tls), "the peer refused our certificate: it expected another ID here (access denied)");
 	end_pair(&client, &server);
 }
 
@@ -689,10 +691,11 @@ static void a_changed_record_breaks_the_session(void **state)
 	end_pair(&client, &server);
 }
 
-static bool nobody_may(void *user, const struct mesh__spiffe_id *peer, const struct mesh__credentials *own)
+static bool nobody_may(void *user, const struct mesh__spiffe_id *peer, const struct mesh__credentials *own, char *why, size_t capacity)
 {
 	(void)user;
 	(void)own;
+	snprintf(why, capacity, "rule all-out denies it all");
 	assert_string_equal(peer->text, SHOP);
 	return true;
 }
@@ -710,7 +713,8 @@ static void a_hopeless_peer_is_turned_away_in_the_handshake(void **state)
 	mesh__credentials_unref(servers);
 	shake_hands(&client, &server, 4096);
 	assert_string_equal(mesh__tls_reason(server.tls), "not_allowed");
-	assert_string_equal(mesh__tls_why(client.tls), "the peer refused our certificate: access denied");
+	assert_string_equal(mesh__tls_why(server.tls), "the peer is refused: " SHOP " may call nothing here: rule all-out denies it all");
+	assert_string_equal(mesh__tls_why(client.tls), "the peer refused our certificate: no rule there lets us in (access denied)");
 	end_pair(&client, &server);
 }
 
