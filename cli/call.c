@@ -275,6 +275,7 @@ static int call_service(const struct call_args *given, const struct target *targ
 
 	if (status != EXIT_DONE)
 		return status;
+	session_await_identity(m);
 	if (mesh_client_new(m, target->service, &client, &err) != 0) {
 		complain_error(&err);
 		status = session_status(&err);

@@ -90,7 +90,7 @@ static void judge(struct identity *identity)
 		break;
 	case MESH_STATS_IDENTITY_NONE:
 		identity->state = "none";
-		explain(identity, "its source has given no identity: it can talk to nobody", "is the source there, and does it know this process? mesh-identity(7)");
+		explain(identity, identity->info.renewals > 0 ? "its source took its identity back: it can talk to nobody" : "its source has given no identity: it can talk to nobody", "is the source there, and does it know this process? mesh-identity(7)");
 		break;
 	case MESH_STATS_IDENTITY_EXPIRED:
 		identity->state = "expired";

@@ -579,6 +579,7 @@ static int measure(struct load *load, const struct target *target)
 	status = session_open(NULL, NULL, 0, &m);
 	if (status != EXIT_DONE)
 		return status;
+	session_await_identity(m);
 	if (mesh_client_new(m, target->service, &load->client, &err) != 0) {
 		complain_error(&err);
 		status = session_status(&err);

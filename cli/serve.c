@@ -316,6 +316,8 @@ static void print_encryption(mesh *m)
 {
 	struct mesh_identity_status status = MESH_IDENTITY_STATUS_INIT;
 
+	fflush(stdout); /* somebody waits for the address */
+	session_await_identity(m);
 	if (mesh_identity_status(m, &status) || !status.is_tls)
 		printf("Calls are plain text: anyone on the way can read and change them. Without MESH_TLS=off or MESH_IDENTITY=off they are encrypted.\n");
 	else if (!status.generation)

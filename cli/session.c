@@ -3,15 +3,19 @@
 #include "command.h"
 #include "output.h"
 
+#include "mesh/identity.h"
 #include "mesh/options.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+enum { IDENTITY_PATIENCE_MS = 3000, IDENTITY_LOOK_MS = 2 };
 
 /* The sentence about bad options lists one problem after the other, separated by "; ": one line each reads better. */
 static void complain_about_options(const struct mesh_error *err)
@@ -63,6 +67,17 @@ int session_open(const char *service, const struct mesh_setting *settings, uint6
 		return EXIT_DONE;
 	session_complain(&err);
 	return session_status(&err);
+}
+
+void session_await_identity(mesh *m)
+{
+	struct mesh_identity_status status = MESH_IDENTITY_STATUS_INIT;
+
+	for (int waited_ms = 0; waited_ms < IDENTITY_PATIENCE_MS; waited_ms += IDENTITY_LOOK_MS) {
+		if (mesh_identity_status(m, &status) || !status.is_tls || status.generation || *status.last_failure)
+			return;
+		poll(NULL, 0, IDENTITY_LOOK_MS);
+	}
 }
 
 bool target_parse(const char *text, struct target *target)

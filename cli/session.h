@@ -11,6 +11,12 @@
 /* Opens a mesh named `service` (NULL: MESH_SERVICE, else "mesh"). On failure the reason is printed and an exit status returned. */
 int session_open(const char *service, const struct mesh_setting *settings, uint64_t setting_count, mesh **out);
 
+/*
+ * Waits, if it must, for the first answer of the source of identities, or the first reason why there is none: an agent needs some milliseconds, and a
+ * command that does not wait for services is not to fail because of them.
+ */
+void session_await_identity(mesh *m);
+
 /* Prints why mesh_open() failed: wrong options line by line. */
 void session_complain(const struct mesh_error *err);
 

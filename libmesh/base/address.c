@@ -48,7 +48,7 @@ int mesh__address_parse(struct mesh__address *address, const char *text, size_t 
 	memcpy(host, text, host_len);
 	host[host_len] = '\0';
 	if (strlen(host) != host_len || inet_pton(is_v6 ? AF_INET6 : AF_INET, host, address->ip) != 1) {
-		*why = is_v6 ? "the part in brackets is not an IPv6 address" : "the host is not an IPv4 address (names are resolved by dns: only)";
+		*why = is_v6 ? "the part in brackets is not an IPv6 address" : "the host is not an IPv4 address, and names are not looked up";
 		return MESH_E_INVALID;
 	}
 	address->family = is_v6 ? 6 : 4;
