@@ -255,7 +255,7 @@ static bool lacks_some(const struct mesh__credentials *newest, const struct mesh
 	return false;
 }
 
-/* Only of who is named in a list is all verified again: that costs milliseconds. What cannot be read again, for want of memory, may not stay. */
+/* Only who is named in a list is read and verified again: that costs milliseconds. What cannot be, for want of memory, may not stay. */
 static bool is_revoked(const struct mesh__credentials *credentials, const struct mesh__session *session)
 {
 	struct mesh__bundle *bundle = mesh__credentials_bundle(credentials, mesh__spiffe_id_domain(session->peer), session->peer->domain_len);
@@ -264,12 +264,11 @@ static bool is_revoked(const struct mesh__credentials *credentials, const struct
 	uint32_t count;
 	bool is_revoked;
 
-	if (!credentials->revocations.count || !session->peer_chain_len)
+	if (!mesh__revocations_name(&credentials->revocations, session->peer_chain, session->peer_chain_len))
 		return false;
 	mbedtls_x509_crt_init(&chain);
 	is_revoked = mesh__certificate_parse_all(&chain, true, session->peer_chain, session->peer_chain_len, UINT32_MAX, &count, NULL, 0) ||
-		     (mesh__revocations_name(&credentials->revocations, &chain) &&
-		      mesh__certificate_verify(&chain, bundle, &credentials->revocations, &id, NULL, 0) == MESH__REFUSAL_REVOKED);
+		     mesh__certificate_verify(&chain, bundle, &credentials->revocations, &id, NULL, 0) == MESH__REFUSAL_REVOKED;
 	mbedtls_x509_crt_free(&chain);
 	return is_revoked;
 }

@@ -5,15 +5,24 @@
 #include "identity/certificate.h"
 #include "mesh/error.h"
 
+#include <mbedtls/asn1.h>
 #include <mbedtls/error.h>
 #include <mbedtls/md.h>
 #include <mbedtls/pem.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define say mesh__certificate_say
 
 enum { REASON_MAX = 128 };
+
+static void free_crl(struct mesh__crl *crl)
+{
+	mbedtls_x509_crl_free(&crl->list);
+	mesh__memory_free(crl->by_serial);
+	mesh__memory_free(crl);
+}
 
 void mesh__revocations_fini(struct mesh__revocations *revocations)
 {
@@ -21,8 +30,7 @@ void mesh__revocations_fini(struct mesh__revocations *revocations)
 
 	for (struct mesh__crl *crl = revocations->first; crl; crl = next) {
 		next = crl->next;
-		mbedtls_x509_crl_free(&crl->list);
-		mesh__memory_free(crl);
+		free_crl(crl);
 	}
 	*revocations = (struct mesh__revocations){ 0 };
 }
@@ -87,15 +95,50 @@ static int complain(const struct reading *reading, int rc)
 	return fail(reading, MESH_E_CORRUPT, phrase);
 }
 
-static int read_list(struct reading *reading, mbedtls_x509_crl *list, const uint8_t *der, size_t len)
+static int compare_serials(const mbedtls_x509_buf *a, const mbedtls_x509_buf *b)
 {
-	int rc = mbedtls_x509_crl_parse_der(list, der, len);
+	if (a->len != b->len)
+		return a->len < b->len ? -1 : 1;
+	return memcmp(a->p, b->p, a->len);
+}
+
+static int compare_entries(const void *a, const void *b)
+{
+	return compare_serials(&(*(const mbedtls_x509_crl_entry *const *)a)->serial, &(*(const mbedtls_x509_crl_entry *const *)b)->serial);
+}
+
+static int compare_to_entry(const void *serial, const void *entry)
+{
+	return compare_serials(serial, &(*(const mbedtls_x509_crl_entry *const *)entry)->serial);
+}
+
+/* mbedTLS has them in a row, and a list without any has one that is empty. */
+static int sort_entries(struct mesh__crl *crl)
+{
+	const mbedtls_x509_crl_entry *entry;
+	size_t count = 0;
+
+	for (entry = &crl->list.entry; entry && entry->serial.len; entry = entry->next)
+		count++;
+	crl->by_serial = count ? mesh__memory_zalloc_array(count, sizeof(entry)) : NULL;
+	if (count && !crl->by_serial)
+		return -1;
+	for (entry = &crl->list.entry; crl->entry_count < count; entry = entry->next)
+		crl->by_serial[crl->entry_count++] = entry;
+	if (count)
+		qsort(crl->by_serial, count, sizeof(entry), compare_entries);
+	return 0;
+}
+
+static int read_list(struct reading *reading, struct mesh__crl *crl, const uint8_t *der, size_t len)
+{
+	int rc = mbedtls_x509_crl_parse_der(&crl->list, der, len);
 
 	if (rc)
 		return complain(reading, rc);
-	if (!list->next_update.year)
+	if (!crl->list.next_update.year)
 		return fail(reading, MESH_E_CORRUPT, "it has no nextUpdate, so that nobody knows until when it is good");
-	return 0;
+	return sort_entries(crl) ? fail(reading, MESH_E_NOMEM, NULL) : 0;
 }
 
 static int read_one(struct reading *reading, const uint8_t *der, size_t len)
@@ -112,10 +155,9 @@ static int read_one(struct reading *reading, const uint8_t *der, size_t len)
 	if (!crl)
 		return fail(reading, MESH_E_NOMEM, NULL);
 	mbedtls_x509_crl_init(&crl->list);
-	rc = read_list(reading, &crl->list, der, len);
+	rc = read_list(reading, crl, der, len);
 	if (rc) {
-		mbedtls_x509_crl_free(&crl->list);
-		mesh__memory_free(crl);
+		free_crl(crl);
 		return rc;
 	}
 	crl->signer = find_signer(&crl->list, reading->bundles, reading->bundle_count);
@@ -187,12 +229,13 @@ static bool is_of(const struct mesh__crl *crl, const mbedtls_x509_crt *issuer, b
 	return !is_in_bundle && is_signed_by(&crl->list, issuer);
 }
 
-static const mbedtls_x509_crl_entry *find_entry(const mbedtls_x509_crl *list, const mbedtls_x509_buf *serial)
+static const mbedtls_x509_crl_entry *find_entry(const struct mesh__crl *crl, const mbedtls_x509_buf *serial)
 {
-	for (const mbedtls_x509_crl_entry *entry = &list->entry; entry && entry->serial.len; entry = entry->next)
-		if (is_same(&entry->serial, serial))
-			return entry;
-	return NULL;
+	const mbedtls_x509_crl_entry **at = NULL;
+
+	if (crl->entry_count)
+		at = bsearch(serial, crl->by_serial, crl->entry_count, sizeof(*crl->by_serial), compare_to_entry);
+	return at ? *at : NULL;
 }
 
 static int compare_times(const mbedtls_x509_time *a, const mbedtls_x509_time *b)
@@ -214,7 +257,7 @@ enum mesh__revocation mesh__revocations_find(const struct mesh__revocations *rev
 	for (const struct mesh__crl *crl = revocations->first; crl; crl = crl->next) {
 		if (!is_same(&crl->list.issuer_raw, &issuer->subject_raw) || !is_of(crl, issuer, is_in_bundle))
 			continue;
-		entry = find_entry(&crl->list, &crt->serial);
+		entry = find_entry(crl, &crt->serial);
 		if (entry) {
 			*at = entry->revocation_date;
 			return MESH__REVOCATION_REVOKED;
@@ -233,11 +276,50 @@ enum mesh__revocation mesh__revocations_find(const struct mesh__revocations *rev
 	return MESH__REVOCATION_NONE;
 }
 
-bool mesh__revocations_name(const struct mesh__revocations *revocations, const mbedtls_x509_crt *chain)
+static bool is_named(const struct mesh__revocations *revocations, const mbedtls_x509_buf *issuer, const mbedtls_x509_buf *serial)
 {
 	for (const struct mesh__crl *crl = revocations->first; crl; crl = crl->next)
-		for (const mbedtls_x509_crt *crt = chain; crt; crt = crt->next)
-			if (is_same(&crl->list.issuer_raw, &crt->issuer_raw) && find_entry(&crl->list, &crt->serial))
-				return true;
+		if (is_same(&crl->list.issuer_raw, issuer) && find_entry(crl, serial))
+			return true;
+	return false;
+}
+
+enum { SEQUENCE = MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE, WITH_VERSION = MBEDTLS_ASN1_CONTEXT_SPECIFIC | MBEDTLS_ASN1_CONSTRUCTED };
+
+/* Of the certificate at *at (RFC 5280, 4.1), which then is behind it, what a list names it by. A parser reads its key, too, which takes a hundred times as long. */
+static bool read_names(uint8_t **at, const uint8_t *end, mbedtls_x509_buf *issuer, mbedtls_x509_buf *serial)
+{
+	uint8_t *p = *at;
+	size_t len;
+
+	if (mbedtls_asn1_get_tag(&p, end, &len, SEQUENCE))
+		return false;
+	end = *at = p + len;
+	if (mbedtls_asn1_get_tag(&p, end, &len, SEQUENCE)) /* what is signed */
+		return false;
+	end = p + len;
+	if (!mbedtls_asn1_get_tag(&p, end, &len, WITH_VERSION))
+		p += len;
+	if (mbedtls_asn1_get_tag(&p, end, &serial->len, MBEDTLS_ASN1_INTEGER))
+		return false;
+	serial->p = p;
+	p += serial->len;
+	if (mbedtls_asn1_get_tag(&p, end, &len, SEQUENCE)) /* the algorithm */
+		return false;
+	issuer->p = p += len;
+	if (mbedtls_asn1_get_tag(&p, end, &len, SEQUENCE))
+		return false;
+	issuer->len = (size_t)(p - issuer->p) + len;
+	return true;
+}
+
+bool mesh__revocations_name(const struct mesh__revocations *revocations, const uint8_t *chain, size_t len)
+{
+	uint8_t *at = (uint8_t *)(uintptr_t)chain; /* read only, whatever mbedTLS's signatures say */
+	mbedtls_x509_buf issuer, serial;
+
+	while (at < chain + len)
+		if (!read_names(&at, chain + len, &issuer, &serial) || is_named(revocations, &issuer, &serial))
+			return true;
 	return false;
 }

@@ -21,6 +21,8 @@ enum { MESH__CRLS_MAX = 256, MESH__CRL_BYTES_MAX = 8 * 1024 * 1024 };
 struct mesh__crl {
 	struct mesh__crl *next;
 	mbedtls_x509_crl list;
+	const mbedtls_x509_crl_entry **by_serial; /* the entries of `list`, in order: lists may have hundreds of thousands */
+	size_t entry_count;
 	const mbedtls_x509_crt *signer; /* in a bundle, borrowed; NULL: none there */
 };
 
@@ -47,7 +49,10 @@ enum mesh__revocation { MESH__REVOCATION_NONE, MESH__REVOCATION_REVOKED, MESH__R
 enum mesh__revocation mesh__revocations_find(const struct mesh__revocations *revocations, const mbedtls_x509_crt *crt, const mbedtls_x509_crt *issuer,
 					     bool is_in_bundle, mbedtls_x509_time *at);
 
-/* Is one of the chain named in a list that has its issuer's name? Cheap, and not yet proof: the issuer's key is not compared. */
-bool mesh__revocations_name(const struct mesh__revocations *revocations, const mbedtls_x509_crt *chain);
+/*
+ * Is one of these certificates, as DER one after the other, named in a list that has its issuer's name? Not yet proof: the issuer's key is not compared.
+ * What cannot be read counts as named. Cheap, and allocates nothing: a loop asks for each of its connections.
+ */
+bool mesh__revocations_name(const struct mesh__revocations *revocations, const uint8_t *chain, size_t len);
 
 #endif

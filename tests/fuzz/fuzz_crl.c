@@ -22,7 +22,7 @@ static void ask(const struct mesh__revocations *revocations, struct mesh__bundle
 	found = mesh__revocations_find(revocations, &bundle->cas, &bundle->cas, true, &at);
 	(void)mesh__revocations_find(revocations, &bundle->cas, &bundle->cas, false, &at);
 	if (found == MESH__REVOCATION_REVOKED && bundle->cas.issuer_raw.len == bundle->cas.subject_raw.len &&
-	    !memcmp(bundle->cas.issuer_raw.p, bundle->cas.subject_raw.p, bundle->cas.subject_raw.len) && !mesh__revocations_name(revocations, &bundle->cas))
+	    !memcmp(bundle->cas.issuer_raw.p, bundle->cas.subject_raw.p, bundle->cas.subject_raw.len) && !mesh__revocations_name(revocations, bundle->cas.raw.p, bundle->cas.raw.len))
 		abort();
 }
 

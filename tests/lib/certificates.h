@@ -64,7 +64,7 @@ struct certificate_spec {
 
 /* A revocation list, signed by `issuer`. All zero else: it revokes nothing, began a minute ago and ends in an hour. */
 struct crl_spec {
-	const struct certificate *issuer, *revoked[3];
+	const struct certificate *issuer, *revoked[16];
 	int64_t from_s, until_s;
 	bool is_without_end, is_tampered, has_critical_extension;
 };
@@ -331,7 +331,7 @@ static inline void make_crl(struct crl *out, const struct crl_spec *spec)
 
 	if (spec->has_critical_extension)
 		len += (size_t)mbedtls_asn1_write_raw_buffer(&at, room, extensions, sizeof(extensions));
-	for (size_t i = 0; i < 3; i++)
+	for (size_t i = 0; i < sizeof(spec->revoked) / sizeof(*spec->revoked); i++)
 		if (spec->revoked[i])
 			list += write_crl_entry(&at, room, spec->revoked[i]);
 	len += list ? wrap_crl_part(&at, room, list, sequence) : 0;

@@ -503,6 +503,54 @@ static void what_an_authority_took_back_is_refused(void **state)
 	free_certificate(&deep);
 }
 
+/* Two certificates as they are kept of a peer: one after the other. */
+static bool is_named(const struct mesh__revocations *lists, const struct certificate *leaf, const struct certificate *issuer, size_t cut)
+{
+	size_t len = leaf->len + issuer->len - cut;
+	uint8_t *der = malloc(len + cut);
+	bool is_so;
+
+	assert_non_null(der);
+	memcpy(der, leaf->der, leaf->len);
+	memcpy(der + leaf->len, issuer->der, issuer->len);
+	der = realloc(der, len); /* as large as it must be, for the address sanitizer */
+	assert_non_null(der);
+	is_so = mesh__revocations_name(lists, der, len);
+	free(der);
+	return is_so;
+}
+
+static void a_long_list_is_searched_for_each_of_a_chain(void **state)
+{
+	enum { LEAVES = 15 };
+	static struct certificate leaves[LEAVES];
+	struct crl_spec spec = { .issuer = &root };
+	struct mesh__revocations lists;
+	char why[1024];
+
+	(void)state;
+	for (size_t i = 0; i < LEAVES; i++)
+		make_certificate(&leaves[i], &(struct certificate_spec){ .issuer = &root, .uris = { USERS } });
+	for (size_t i = 0; i < LEAVES; i++) /* in no order: 0, 7, 14, 6, ... */
+		if (i % 3 != 1)
+			spec.revoked[i * 7 % LEAVES] = &leaves[i];
+	lists = take_lists(&spec, 1, &bundle, 1);
+	revocations = &lists;
+	for (size_t i = 0; i < LEAVES; i++) {
+		expect(VERIFY(bundle, why, &leaves[i]), i % 3 != 1 ? MESH__REFUSAL_REVOKED : MESH__REFUSAL_NONE, why, "");
+		assert_true(is_named(&lists, &leaves[i], &middle, 0) == (i % 3 != 1));
+		assert_true(is_named(&lists, &middle, &leaves[i], 0) == (i % 3 != 1));
+	}
+	assert_false(is_named(&lists, &leaves[1], &leaves[4], 0));
+	for (size_t cut = 1; cut < leaves[4].len; cut++)
+		assert_true(is_named(&lists, &leaves[1], &leaves[4], cut)); /* what cannot be read is looked at more closely */
+	mesh__revocations_fini(&lists);
+	assert_false(is_named(&lists, &leaves[0], &middle, 0));
+	revocations = NULL;
+	for (size_t i = 0; i < LEAVES; i++)
+		free_certificate(&leaves[i]);
+}
+
 static void a_list_that_is_late_leaves_nothing_certain(void **state)
 {
 	struct certificate leaf, gone;
@@ -626,6 +674,7 @@ int main(void)
 		cmocka_unit_test(an_authority_between_is_bound_by_its_own_uri),
 		cmocka_unit_test(uris_are_compared_by_their_host),
 		cmocka_unit_test(what_an_authority_took_back_is_refused),
+		cmocka_unit_test(a_long_list_is_searched_for_each_of_a_chain),
 		cmocka_unit_test(a_list_that_is_late_leaves_nothing_certain),
 		cmocka_unit_test(a_list_that_cannot_be_used_is_refused),
 		cmocka_unit_test(every_cut_of_a_certificate_is_malformed),

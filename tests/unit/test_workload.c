@@ -233,7 +233,7 @@ static void revocation_lists_come_with_a_message_or_refuse_it(void **state)
 	made = parse_good(&message);
 	assert_int_equal(made->revocations.count, 2);
 	assert_int_equal(made->revocations.stranger_count, 1);
-	assert_true(mesh__revocations_name(&made->revocations, &made->svids[0]->chain) == false);
+	assert_true(mesh__revocations_name(&made->revocations, made->svids[0]->chain.raw.p, made->svids[0]->chain.raw.len) == false);
 	mesh__credentials_unref(made);
 	put_federated(&message, "spiffe://partner.example", &stranger);
 	made = parse_good(&message);
