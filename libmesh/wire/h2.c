@@ -338,7 +338,7 @@ static void on_flush(struct mesh__flush *flush, struct mesh__loop *lp)
 	/* Our SETTINGS wait for the peer's first bytes: they tell whether it would understand them. */
 	if (conn->state == MESH__CONN_OPEN && conn->is_server && !conn->has_input)
 		return;
-	if (conn->fd >= 0 && !conn->unsent_len && conn->session && !conn->is_broken)
+	if (conn->fd >= 0 && !conn->unsent_len && conn->session && !conn->is_broken && !conn->is_silent)
 		serialise(conn);
 	if (conn->state == MESH__CONN_CLOSING) {
 		if (!linger(conn))
@@ -568,6 +568,7 @@ static void judge_credentials(struct mesh__conn *conn)
 {
 	switch (mesh__secure_judge(conn->secure, conn->lp)) {
 	case MESH__OLD_ENDS:
+		conn->is_silent = true;
 		mesh__conn_close(conn, MESH_E_IDENTITY, "revoked", "the identity with which this connection was made, or its peer's, is not trusted any more");
 		return;
 	case MESH__OLD_DRAINS:

@@ -117,6 +117,7 @@ struct mesh__conn {
 	enum mesh__conn_state state;
 	bool is_server, got_settings, reading_paused, said_last_goaway;
 	bool is_broken; /* the socket failed, or the peer would not understand: nothing more is written */
+	bool is_silent; /* the peer may hear nothing more than that we close: what is queued for it stays here */
 	bool has_input; /* server: the peer has said something */
 	bool lingers;   /* server: it turned the peer away, and gives it time to hear why */
 	size_t lingered_bytes; /* 0: it has not begun to; else one more than were read and dropped */

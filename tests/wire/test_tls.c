@@ -1013,7 +1013,7 @@ struct party {
 	struct mesh__chunk chunk;
 	struct mesh__task start;
 	struct mesh__address address;
-	bool is_plain, asks, was_open, sends_chunk;
+	bool is_plain, asks, was_open, sends_chunk, loses_trust;
 	int fd;
 	int32_t code;
 	uint64_t received;
@@ -1106,6 +1106,11 @@ static void on_conn_open(struct mesh__conn *conn)
 	mesh__stream_init(&party->stream, &stream_events);
 	if (!mesh__stream_open(&party->stream, conn, fields, 4, true))
 		send_big(party);
+	if (party->loses_trust) {
+		shops.verdict = MESH__OLD_ENDS;
+		mesh__conn_judge_all(conn->lp);
+		shops.verdict = MESH__OLD_STAYS;
+	}
 }
 
 static struct mesh__stream *on_request(struct mesh__conn *conn)
@@ -1495,6 +1500,22 @@ static void connections_make_way_or_end_when_credentials_change(void **state)
 	assert_int_equal(server.code, MESH_E_IDENTITY);
 }
 
+/* A request is queued, and in the same turn its server is revoked. */
+static void who_is_revoked_hears_nothing_more(void **state)
+{
+	struct party client = { .asks = true, .loses_trust = true }, server = { 0 };
+
+	(void)state;
+	start_both(&client, &server);
+	mesh__wait_until(&server.closed, UINT64_MAX);
+	mesh__wait_until(&client.closed, UINT64_MAX);
+	assert_string_equal(client.reason, "revoked");
+	assert_string_equal(server.reason, "lost");
+	assert_string_equal(server.why, "the peer closed the connection");
+	assert_int_equal(server.received, 0);
+	assert_int_equal(server.stream.id, 0);
+}
+
 static void a_connection_may_end_while_its_job_runs(void **state)
 {
 	(void)state;
@@ -1541,6 +1562,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_peer_that_is_turned_away_may_talk_on, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(a_full_queue_turns_away, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(connections_make_way_or_end_when_credentials_change, begin_loop, end_loop),
+		cmocka_unit_test_setup_teardown(who_is_revoked_hears_nothing_more, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(a_connection_may_end_while_its_job_runs, begin_loop, end_loop),
 	};
 
