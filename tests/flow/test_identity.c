@@ -120,6 +120,11 @@ static void both_sides_know_each_other(void **state)
 	assert_string_equal(own, "spiffe://mesh.local/ns/default/sa/shop");
 	assert_int_equal(mesh_identity_trusts(shop, count_trusts, &trusts), 0);
 	assert_int_equal(trusts, 1);
+	assert_in_range(COUNTED(shop, "mesh_identity_expiration_timestamp_seconds"), time(NULL) + 3500, time(NULL) + 3600);
+	assert_int_equal(COUNTED(shop, "mesh_identity_refreshes_total"), 1);
+	assert_int_equal(COUNTED(shop, "mesh_handshakes_total", "service", "users", "side", "client"), 1);
+	assert_int_equal(COUNTED(users, "mesh_handshakes_total", "service", "users", "side", "server"), 1);
+	assert_int_equal(COUNTED(shop, "mesh_plaintext"), 0);
 	mesh_client_free(client);
 	mesh_close(shop);
 	close_server(users, server);
@@ -454,6 +459,49 @@ static void plain_and_secret_do_not_mix(void **state)
 	}
 }
 
+struct heard {
+	atomic_int warnings; /* that say PLAIN TEXT, and why */
+	const char *why;
+};
+
+static void listen_to_log(int32_t level, const char *line, void *user)
+{
+	struct heard *heard = user;
+
+	if (level == MESH_LOG_WARN && strstr(line, "PLAIN TEXT") && strstr(line, heard->why))
+		atomic_fetch_add(&heard->warnings, 1);
+}
+
+/* Either option: it is said when it begins, counted as long as it lasts, and shown to whoever asks. */
+static void plain_text_is_never_silent(void **state)
+{
+	static const char *const off[] = { "tls", "identity" };
+
+	(void)state;
+	for (size_t i = 0; i < 2; i++) {
+		const struct mesh_setting setting = { off[i], "off" };
+		struct mesh_identity_status status = MESH_IDENTITY_STATUS_INIT;
+		struct mesh_options opts = MESH_OPTIONS_INIT;
+		struct mesh_error err = MESH_ERROR_INIT;
+		struct heard heard = { .why = i ? "option identity is off" : "option tls is off" };
+		mesh *m = NULL;
+
+		opts.service = "users";
+		opts.settings = &setting;
+		opts.setting_count = 1;
+		opts.log = listen_to_log;
+		opts.log_user = &heard;
+		if (mesh_open(&opts, &m, &err))
+			fail_msg("%s", err.message);
+		assert_int_equal(atomic_load(&heard.warnings), 1);
+		assert_int_equal(COUNTED(m, "mesh_plaintext"), 1);
+		assert_int_equal(mesh_identity_status(m, &status), 0);
+		assert_false(status.is_tls);
+		assert_string_equal(status.source, "off");
+		mesh_close(m);
+	}
+}
+
 static void write_policy(const char *path, const char *text)
 {
 	FILE *file = fopen(path, "w");
@@ -633,6 +681,8 @@ static void rotation_drops_nothing(void **state)
 	pthread_join(thread, NULL);
 	assert_int_equal(mesh_identity_status(shop, &status), 0);
 	assert_true(status.renewals >= 4);
+	assert_true(COUNTED(shop, "mesh_identity_refreshes_total") >= (int64_t)status.renewals);
+	assert_in_range(COUNTED(shop, "mesh_identity_expiration_timestamp_seconds"), time(NULL) - 2, time(NULL) + 2);
 	assert_int_equal(status.overdue_since_s, 0);
 	if (atomic_load(&bad_calls))
 		fail_msg("%d of %d calls failed, the first: %s", atomic_load(&bad_calls), atomic_load(&good_calls) + atomic_load(&bad_calls), first_failure);
@@ -678,6 +728,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(discovery_changes_its_mind_during_a_handshake, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(the_registry_does_not_say_who_answers, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(plain_and_secret_do_not_mix, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(plain_text_is_never_silent, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(rules_decide_and_are_named, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(rules_need_identities, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(wrong_options_are_named, set_up, tear_down),
