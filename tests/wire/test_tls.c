@@ -13,12 +13,14 @@
 #include "base/memory.h"
 #include "base/wait.h"
 
+#include <errno.h>
 #include <mbedtls/ecp.h>
 #include <mbedtls/psa_util.h>
 #include <mbedtls/ssl.h>
 #include <psa/crypto.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -1469,6 +1471,23 @@ static void a_peer_that_is_turned_away_may_talk_on(void **state)
 	mesh__descriptors_close(listener);
 }
 
+/* The host's SIGPIPE, which would end it, is neither raised nor changed. */
+static void who_has_left_raises_no_signal(void **state)
+{
+	struct sigaction before, after;
+	int fds[2];
+
+	(void)state;
+	assert_int_equal(sigaction(SIGPIPE, NULL, &before), 0);
+	assert_true(before.sa_handler == SIG_DFL);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds), 0);
+	close(fds[1]);
+	assert_int_equal(mesh__socket_send(fds[0], "x", 1), -EPIPE);
+	close(fds[0]);
+	assert_int_equal(sigaction(SIGPIPE, NULL, &after), 0);
+	assert_true(after.sa_handler == SIG_DFL);
+}
+
 static void a_full_queue_turns_away(void **state)
 {
 	struct party client = { 0 }, server = { 0 };
@@ -1560,6 +1579,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(plain_text_and_tls_tell_each_other_apart, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(odd_peers_end_in_a_reason, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(a_peer_that_is_turned_away_may_talk_on, begin_loop, end_loop),
+		cmocka_unit_test(who_has_left_raises_no_signal),
 		cmocka_unit_test_setup_teardown(a_full_queue_turns_away, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(connections_make_way_or_end_when_credentials_change, begin_loop, end_loop),
 		cmocka_unit_test_setup_teardown(who_is_revoked_hears_nothing_more, begin_loop, end_loop),
