@@ -603,12 +603,15 @@ static void what_has_expired_is_not_shown(void **state)
 	struct mesh_identity_status status = MESH_IDENTITY_STATUS_INIT;
 	struct mesh_error err = MESH_ERROR_INIT;
 	char dir[128], uri[136];
-	mesh_server *server;
-	mesh *users = OPEN_SERVER("users", &server), *shop;
+	mesh *users = OPEN_MESH("users"), *shop;
+	mesh_server *server = new_server(users, NULL);
 	mesh_client *client;
-	mesh_call *done;
+	mesh_call *done, *stream;
 
 	(void)state;
+	add_handler(server, "/who", 0, answer_peer, NULL);
+	add_handler(server, "/t.S/Hold", MESH_HANDLER_GRPC | MESH_HANDLER_STREAM, hold_stream, NULL);
+	start_server(server);
 	snprintf(dir, sizeof(dir), "%s/shop", test_dir);
 	snprintf(uri, sizeof(uri), "file:%s", dir);
 	issue.id = "shop";
@@ -622,12 +625,15 @@ static void what_has_expired_is_not_shown(void **state)
 		fail_msg("%s", err.message);
 	assert_body(done, "spiffe://mesh.local/ns/default/sa/shop");
 	mesh_call_unref(done);
+	stream = start_stream(client);
 	poll(NULL, 0, 4500); /* nobody replaces the files */
 	assert_int_equal(mesh_identity_status(shop, &status), 0);
 	assert_true(status.overdue_since_s > 0);
 	WAIT_FOR(call(client, "/who", &done, &err) || (mesh_call_unref(done), false));
 	assert_int_equal(err.code, MESH_E_IDENTITY);
 	assert_non_null(strstr(err.message, "expired"));
+	assert_stream_lives(stream); /* its end takes nothing away that was begun before */
+	end_stream(stream);
 	mesh_client_free(client);
 	mesh_close(shop);
 	close_server(users, server);
