@@ -234,11 +234,26 @@ bool mesh__h2_gather_flush(struct mesh__conn *conn)
 	return len == 0 || (conn->secure ? write_sealed(conn, conn->gather, len) : write_out(conn, conn->gather, len));
 }
 
+/* More is to come: what fills no record waits for it. */
+static bool make_room(struct mesh__conn *conn)
+{
+	size_t len = conn->gathered, rest = conn->secure ? len % mesh__tls_record_room(conn->secure->tls) : 0;
+
+	if (rest == len)
+		return mesh__h2_gather_flush(conn);
+	conn->gathered = len - rest;
+	if (!mesh__h2_gather_flush(conn))
+		return false;
+	memmove(conn->gather, conn->gather + len - rest, rest);
+	conn->gathered = rest;
+	return true;
+}
+
 uint8_t *mesh__h2_gather(struct mesh__conn *conn, size_t len)
 {
 	uint8_t *at;
 
-	if (conn->gathered + len > MESH__LOOP_BUFFER_BYTES && (!mesh__h2_gather_flush(conn) || conn->unsent_len))
+	if (conn->gathered + len > MESH__LOOP_BUFFER_BYTES && (!make_room(conn) || conn->unsent_len))
 		return NULL;
 	at = conn->gather + conn->gathered;
 	conn->gathered += len;
@@ -256,7 +271,7 @@ static void serialise(struct mesh__conn *conn)
 	while (!conn->unsent_len) {
 		/* Room for a whole frame first: what nghttp2 hands out cannot be handed back. */
 		if (conn->gathered + MESH__H2_FRAME_BYTES_MAX > MESH__LOOP_BUFFER_BYTES) {
-			if (!mesh__h2_gather_flush(conn) || conn->unsent_len)
+			if (!make_room(conn) || conn->unsent_len)
 				break;
 		}
 		ssize_t n = nghttp2_session_mem_send(conn->session, &data);

@@ -778,6 +778,13 @@ ssize_t mesh__tls_encrypt(struct mesh__tls *tls, const void *plain, size_t len, 
 	return (ssize_t)tls->fixed_len;
 }
 
+size_t mesh__tls_record_room(const struct mesh__tls *tls)
+{
+	int room = mbedtls_ssl_get_max_out_record_payload(&tls->ssl);
+
+	return room > 0 ? (size_t)room : MBEDTLS_SSL_OUT_CONTENT_LEN;
+}
+
 ssize_t mesh__tls_close_notify(struct mesh__tls *tls, uint8_t *out, size_t capacity)
 {
 	tls->fixed = out;

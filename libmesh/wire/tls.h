@@ -61,6 +61,7 @@ void mesh__tls_settle(struct mesh__tls *tls, uint8_t *shared[2]);
  * written, or -1: it failed, and the session is of no more use.
  */
 ssize_t mesh__tls_encrypt(struct mesh__tls *tls, const void *plain, size_t len, uint8_t *out, size_t capacity);
+size_t mesh__tls_record_room(const struct mesh__tls *tls); /* what fills one record */
 ssize_t mesh__tls_close_notify(struct mesh__tls *tls, uint8_t *out, size_t capacity);
 static inline size_t mesh__tls_sealed_max(size_t len)
 {
