@@ -14,6 +14,8 @@
 #include <cmocka.h>
 
 static mesh_server *server;
+static struct mesh__loop loop; /* only its clock */
+static struct mesh__log quiet;
 static struct mesh__spiffe_id peer;
 
 static int open_server(void **state)
@@ -23,7 +25,9 @@ static int open_server(void **state)
 	(void)state;
 	server = mesh__memory_zalloc(sizeof(*server) + sizeof(server->loops[0]));
 	server->opts.loop_count = 1;
+	server->opts.log = &quiet;
 	server->loops[0].server = server;
+	server->loops[0].lp = &loop;
 	strcpy(server->service, "users");
 	return mesh__spiffe_id_parse(&peer, id, sizeof(id) - 1, &why) ||
 	       mesh__stats_open(&(struct mesh__stats_options){ .service = "users", .is_off = true, .loops = 1 }, &server->opts.stats, NULL) ||
