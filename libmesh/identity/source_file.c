@@ -22,6 +22,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <mbedtls/platform_util.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -59,6 +60,7 @@ struct dir {
 	struct mesh__timer settle, retry;
 	uint64_t digest; /* of the set that was delivered; 0: none */
 	uint64_t reading; /* the digest of what is being read */
+	char passed_over[NAME_MAX + 1]; /* in bundles/, and said */
 };
 
 struct content {
@@ -72,6 +74,7 @@ struct set {
 	const struct names *names;
 	const char *json_name;
 	struct mesh__credentials *credentials;
+	char passed_over[NAME_MAX + 1]; /* the first in bundles/ that no bundle is named like */
 };
 
 static int fail(struct dir *dir, int code, const char *reason, const char *format, ...) __attribute__((format(printf, 4, 5)));
@@ -235,8 +238,11 @@ static int add_other_bundle(struct dir *dir, struct set *set, const char *name)
 	enum mesh__bundle_format format;
 	int rc;
 
-	if (!is_bundle_name(name, domain, &format))
+	if (!is_bundle_name(name, domain, &format)) {
+		if (*name != '.' && !*set->passed_over)
+			snprintf(set->passed_over, sizeof(set->passed_over), "%s", name);
 		return 0;
+	}
 	snprintf(leaf, sizeof(leaf), "bundles/%s", name);
 	rc = read_file(dir, leaf, false, true, &content);
 	if (rc)
@@ -371,6 +377,15 @@ static int read_all(struct dir *dir, struct set *set)
 	return rc ? rc : add_svid(dir, set);
 }
 
+/* Said once: as staging.example.crt it is no mistake that refuses the set, but somebody believes that it counts. */
+static void tell_passed_over(struct dir *dir, const struct set *set)
+{
+	if (*set->passed_over && strcmp(set->passed_over, dir->passed_over) != 0)
+		mesh__log_write(dir->source->opts->log, MESH_LOG_WARN, "identity: %s/bundles/%s is not read: bundles are named DOMAIN.pem or DOMAIN.json, as staging.example.pem",
+				dir->path, set->passed_over);
+	snprintf(dir->passed_over, sizeof(dir->passed_over), "%s", set->passed_over);
+}
+
 /* Delivers what is new. On an error the sentence is in dir->why. */
 static int look(struct dir *dir)
 {
@@ -384,6 +399,8 @@ static int look(struct dir *dir)
 		mesh__identity_deliver(dir->source, set.credentials);
 		set.credentials = NULL;
 	}
+	if (!rc)
+		tell_passed_over(dir, &set);
 	mesh__credentials_unref(set.credentials);
 	free_content(&set.key);
 	free_content(&set.chain);
