@@ -381,6 +381,16 @@ static bool is_nearly_over(const struct mesh_stats_identity *info)
 	return life > 0 && (double)info->not_after_s - (double)wall_s() < life / 10;
 }
 
+/* Somebody has changed who may call, and it is not so: no other place shows it to who has no log. */
+static void check_policy(struct report *report, const char *who, const mesh_stats_view *view)
+{
+	int64_t number = mesh_stats_find(view, 0, "mesh_policy_stale", NULL, 0), is_stale = 0;
+
+	if (number >= 0 && mesh_stats_value(view, (uint64_t)number, &is_stale) == 0 && is_stale)
+		tell(report, FAIL, "policy", "`MESH_POLICY=/its/file mesh check` says what is wrong in it, as does the log of the process",
+		     "%s refuses what its policy file says now: an older policy is in force", who);
+}
+
 static void check_process(struct report *report, const struct counters_process *process)
 {
 	struct identity identity;
@@ -401,6 +411,7 @@ static void check_process(struct report *report, const struct counters_process *
 		tell(report, OK, "identity", "", "%s is %s for another %s", who, identity.info.spiffe_id, human_seconds(left, identity.info.not_after_s - wall_s()));
 	check_issuer(report, who, identity.info.source, identity.info.issuer_not_after_s);
 	check_bundles(report, who, &identity);
+	check_policy(report, who, process->view);
 }
 
 static void check_processes(struct report *report, const char *dir)

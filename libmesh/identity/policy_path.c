@@ -117,8 +117,14 @@ static int read_policy(struct mesh__policy_live *live, int fd, struct mesh__poli
 	return rc;
 }
 
+static void show_stale(struct mesh__policy_live *live, bool is_stale)
+{
+	mesh__gauge_set(mesh__stats_counter(live->stats, MESH__METRIC_POLICY_STALE, &(struct mesh__labels){ 0 }), is_stale);
+}
+
 static void refuse(struct mesh__policy_live *live, const struct mesh_error *err)
 {
+	show_stale(live, true);
 	mesh__counter_add(mesh__stats_counter(live->stats, MESH__METRIC_POLICY_FAILURES_TOTAL, &(struct mesh__labels){ 0 }), mesh__shard_mine(), 1);
 	mesh__log_write(live->log, MESH_LOG_ERROR, "%s; the last good policy stays", err->message);
 }
@@ -145,6 +151,7 @@ void mesh__policy_live_look(struct mesh__policy_live *live, bool is_changed)
 		rc = read_policy(live, fd, &policy, &err);
 		if (rc == 0) {
 			publish(live, policy);
+			show_stale(live, false);
 			mesh__log_write(live->log, MESH_LOG_INFO, "policy: %.256s has changed and is in force", live->watch.path);
 		} else {
 			refuse(live, &err);

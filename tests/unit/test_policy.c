@@ -517,6 +517,11 @@ static uint64_t failures(void)
 	return mesh__counter_read(mesh__stats_counter(stats, MESH__METRIC_POLICY_FAILURES_TOTAL, &(struct mesh__labels){ 0 }));
 }
 
+static bool is_stale(void)
+{
+	return mesh__counter_read(mesh__stats_counter(stats, MESH__METRIC_POLICY_STALE, &(struct mesh__labels){ 0 })) == 1;
+}
+
 static void policy_that_cannot_be_had_opens_nothing(void **state)
 {
 	struct mesh__policy_live *live;
@@ -576,6 +581,7 @@ static void file_that_is_replaced_is_in_force_and_a_broken_one_is_not(void **sta
 	mesh__policy_live_look(live, false); /* is told once */
 	assert_false(may_now(live, SHOP));
 	assert_int_equal(failures(), 1);
+	assert_true(is_stale());
 	assert_non_null(strstr(logged, "rule 1: there is no key \"alow\"; did you mean \"allow\"?; the last good policy stays"));
 	remove(in_dir(path));
 	mesh__policy_live_look(live, false);
@@ -586,6 +592,7 @@ static void file_that_is_replaced_is_in_force_and_a_broken_one_is_not(void **sta
 	mesh__policy_live_look(live, false);
 	assert_true(may_now(live, SHOP));
 	assert_int_equal(failures(), 2);
+	assert_false(is_stale());
 	mesh__policy_live_free(live);
 }
 
