@@ -189,6 +189,14 @@ static int open_policy(mesh *m, struct mesh_error *err)
 	return mesh__policy_live_open(&opts, &m->policy, err);
 }
 
+static void each_server(mesh *m, void (*act)(mesh_server *))
+{
+	pthread_mutex_lock(&m->shared.lock);
+	for (struct mesh__list *node = m->shared.servers.next; node != &m->shared.servers; node = node->next)
+		act(MESH__CONTAINER(node, mesh_server, node));
+	pthread_mutex_unlock(&m->shared.lock);
+}
+
 static void judge_on_loop(struct mesh__task *task, struct mesh__loop *lp)
 {
 	mesh *m = MESH__CONTAINER(task, mesh, judging[lp->index].task);
@@ -196,6 +204,8 @@ static void judge_on_loop(struct mesh__task *task, struct mesh__loop *lp)
 	atomic_store(&m->judging[lp->index].is_posted, false);
 	mesh__flow_identity_came(m->flow, lp);
 	mesh__conn_judge_all(lp);
+	if (lp->index == 0)
+		each_server(m, mesh__health_tell);
 }
 
 static void on_identity_change(void *user)
@@ -381,14 +391,6 @@ static void wait_until(mesh *m, bool (*done)(void *), uint64_t until_ns)
 	}
 	while (!done(m) && mesh__clock_now_ns() < until_ns)
 		nanosleep(&pause, NULL);
-}
-
-static void each_server(mesh *m, void (*act)(mesh_server *))
-{
-	pthread_mutex_lock(&m->shared.lock);
-	for (struct mesh__list *node = m->shared.servers.next; node != &m->shared.servers; node = node->next)
-		act(MESH__CONTAINER(node, mesh_server, node));
-	pthread_mutex_unlock(&m->shared.lock);
 }
 
 /* Entered and left around each step, but not while it waits: closing ends a drain. */

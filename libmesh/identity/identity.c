@@ -28,7 +28,7 @@ struct mesh__identity {
 	bool is_tls;
 	mesh__cell *expiration, *refreshes, *missed, *overdue, *plaintext;
 	atomic_uint_fast64_t generation; /* changes whenever `newest` does */
-	atomic_bool news_posted, is_started;
+	atomic_bool news_posted, is_started, is_ending;
 	struct mesh__task start, news;
 
 	/* Short holds; nothing is called and nothing freed under it. */
@@ -177,6 +177,11 @@ uint64_t mesh__identity_generation(const struct mesh__identity *identity)
 bool mesh__identity_is_tls(const struct mesh__identity *identity)
 {
 	return identity->is_tls;
+}
+
+bool mesh__identity_is_ending(const struct mesh__identity *identity)
+{
+	return atomic_load_explicit(&identity->is_ending, memory_order_relaxed);
 }
 
 static const char *own_domain(const struct mesh__credentials *credentials, char storage[MESH__TRUST_DOMAIN_MAX + 1])
@@ -481,19 +486,22 @@ static void say_missed(struct mesh__identity *identity, int64_t left_s, const ch
 
 static void note_overdue(struct mesh__identity *identity, const struct mesh__clocks *now)
 {
-	bool is_overdue, was_overdue, has_any;
+	bool is_overdue, was_overdue, has_any, is_ending;
 	char failure[512];
 	int64_t left_s;
 
 	pthread_mutex_lock(&identity->shared.lock);
 	has_any = identity->shared.newest != NULL;
 	is_overdue = has_any && mesh__rotation_is_overdue(&identity->shared.life, now);
+	is_ending = has_any ? mesh__rotation_is_nearly_over(&identity->shared.life, now) : identity->shared.is_redacted;
 	was_overdue = identity->shared.overdue_since_s != 0;
 	left_s = mesh__rotation_left_ns(&identity->shared.life, now) / NS_PER_SEC;
 	if (is_overdue != was_overdue)
 		identity->shared.overdue_since_s = is_overdue ? now->wall_ns / NS_PER_SEC : 0;
 	memcpy(failure, identity->shared.last_failure, sizeof(failure));
 	pthread_mutex_unlock(&identity->shared.lock);
+	if (atomic_exchange(&identity->is_ending, is_ending) != is_ending)
+		identity->opts.on_change(identity->opts.user);
 	if (is_overdue != was_overdue) {
 		mesh__gauge_set(identity->overdue, is_overdue);
 		mesh__counter_add(identity->missed, mesh__shard_mine(), is_overdue);

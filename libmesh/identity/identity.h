@@ -58,6 +58,7 @@ void mesh__identity_stop(struct mesh__identity *identity);  /* on the control lo
 void mesh__identity_free(struct mesh__identity *identity);  /* after all loops have stopped */
 
 bool mesh__identity_is_tls(const struct mesh__identity *identity); /* false: MESH_TLS=off, or identity off */
+bool mesh__identity_is_ending(const struct mesh__identity *identity); /* it was taken back, or less than a tenth of its life is left; on_change says when */
 
 /*
  * A server of this name will show itself: local: issues a certificate for it (blocking, a few ms), others choose among what they have. thread any but a loop's.

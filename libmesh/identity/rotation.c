@@ -86,6 +86,11 @@ bool mesh__rotation_is_overdue(const struct mesh__lifetime *life, const struct m
 	return mesh__rotation_left_ns(life, now) < life->full_ns / 3;
 }
 
+bool mesh__rotation_is_nearly_over(const struct mesh__lifetime *life, const struct mesh__clocks *now)
+{
+	return mesh__rotation_left_ns(life, now) < life->full_ns / 10;
+}
+
 enum mesh__clock_change mesh__rotation_compare(const struct mesh__clocks *before, const struct mesh__clocks *now)
 {
 	int64_t wall_ns = now->wall_ns - before->wall_ns;

@@ -38,6 +38,9 @@ uint64_t mesh__rotation_retry_ns(uint32_t failures, double jitter);
 /* A renewal should have happened by now: less than a third of the life is left. */
 bool mesh__rotation_is_overdue(const struct mesh__lifetime *life, const struct mesh__clocks *now);
 
+/* Less than a tenth of it is left: nobody should count on us any more. */
+bool mesh__rotation_is_nearly_over(const struct mesh__lifetime *life, const struct mesh__clocks *now);
+
 /* What happened between two looks a second or so apart: more than a second of difference is no drift. */
 enum mesh__clock_change mesh__rotation_compare(const struct mesh__clocks *before, const struct mesh__clocks *now);
 

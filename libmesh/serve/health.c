@@ -6,10 +6,13 @@
  *
  * Entries are added and changed under a lock. A Watch is a streaming request in the list of watchers; it gets the state when it
  * begins and whenever that changes, from whichever thread changes it.
+ *
+ * A server whose identity is about to end serves nobody that comes new, so it says NOT_SERVING in time, whatever it was told to say.
  */
 #include "serve/serve.h"
 
 #include "base/memory.h"
+#include "identity/identity.h"
 
 #include <string.h>
 
@@ -101,7 +104,7 @@ static int status_of(const mesh_server *server, const char *name)
 {
 	for (const struct mesh__health_entry *at = server->health.first; at; at = at->next)
 		if (strcmp(at->name, name) == 0)
-			return at->status;
+			return mesh__identity_is_ending(server->opts.identity) ? STATUS_NOT_SERVING : at->status;
 	return STATUS_SERVICE_UNKNOWN;
 }
 
@@ -169,6 +172,17 @@ static void end_watch(const struct mesh_event *event, void *user)
 	}
 	mesh__memory_free(watcher);
 	mesh_request_unref(request);
+}
+
+void mesh__health_tell(mesh_server *server)
+{
+	pthread_mutex_lock(&server->health.lock);
+	for (struct mesh__list *node = server->health.watchers.next; node != &server->health.watchers; node = node->next) {
+		struct watcher *watcher = MESH__CONTAINER(node, struct watcher, node);
+
+		send_status(watcher, status_of(server, watcher->name));
+	}
+	pthread_mutex_unlock(&server->health.lock);
 }
 
 static void start_watch(mesh_request *request, const char *name, mesh_server *server)
@@ -254,7 +268,7 @@ int mesh__health_set(mesh_server *server, const char *service, bool is_serving)
 			struct watcher *watcher = MESH__CONTAINER(node, struct watcher, node);
 
 			if (strcmp(watcher->name, service) == 0)
-				send_status(watcher, status);
+				send_status(watcher, status_of(server, service));
 		}
 	}
 	pthread_mutex_unlock(&server->health.lock);

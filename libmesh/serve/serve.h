@@ -219,6 +219,7 @@ int mesh__health_init(mesh_server *server);
 void mesh__health_fini(mesh_server *server);
 int mesh__health_set(mesh_server *server, const char *service, bool is_serving);
 void mesh__health_set_all(mesh_server *server, bool is_serving);
+void mesh__health_tell(mesh_server *server); /* whoever watches, of what is no longer so or so again */
 void mesh__health_end_watches(mesh_server *server); /* or they would hold up the drain for ever */
 
 #endif

@@ -878,6 +878,56 @@ static void a_missed_renewal_is_seen_everywhere(void **state)
 	free_certificate(&brief);
 }
 
+static void expect_health(mesh_call *watch, char status)
+{
+	struct mesh_message message = { .size = sizeof(message) };
+	struct mesh_error err = MESH_ERROR_INIT;
+
+	if (mesh_call_recv(watch, &message, 30000) != 1) {
+		mesh_call_error(watch, &err);
+		fail_msg("%s", err.message);
+	}
+	assert_int_equal(message.len, 2);
+	assert_int_equal(((const char *)message.data)[1], status);
+	mesh_message_release(&message);
+}
+
+/* One tenth of the life: nobody new is to come, and who has come is told. */
+static void health_ends_before_the_identity(void **state)
+{
+	struct mesh_call_options opts = grpc_call("/grpc.health.v1.Health/Watch", "", 0);
+	struct certificate old, brief;
+	mesh_server *server;
+	mesh_client *client;
+	mesh_call *watch;
+	mesh *m;
+
+	(void)state;
+	make_certificate(&old, &(struct certificate_spec){ .issuer = &root, .uris = { USERS }, .from_s = -3600, .until_s = 3600 });
+	make_certificate(&brief, &(struct certificate_spec){ .issuer = &root, .uris = { USERS }, .from_s = -3600, .until_s = 300 });
+	write_spiffe_helper(&old);
+	m = OPEN_MESH("users", "tls", "on", "identity", uri, "namespace", "shop");
+	server = new_server(m, NULL);
+	start_server(server);
+	client = new_client(m, "users");
+	opts.flags |= MESH_CALL_STREAM;
+	opts.timeout_ms = 120000;
+	assert_int_equal(mesh_client_start(client, &opts, &watch, NULL), 0);
+	assert_int_equal(mesh_call_send(watch, "", 0, MESH_SEND_LAST, 30000), 0);
+	expect_health(watch, 1);
+	write_spiffe_helper(&brief);
+	expect_health(watch, 2);
+	assert_int_equal(mesh_server_set_health(server, "", 1), 0); /* that changes nothing now */
+	write_spiffe_helper(&renewed);
+	expect_health(watch, 1);
+	mesh_call_unref(watch);
+	mesh_client_free(client);
+	mesh_server_free(server);
+	mesh_close(m);
+	free_certificate(&old);
+	free_certificate(&brief);
+}
+
 static void failures_are_logged_when_they_are_news(void **state)
 {
 	char text[64];
@@ -1072,6 +1122,7 @@ int main(void)
 		cmocka_unit_test_setup(a_key_that_others_can_read_is_refused, make_dir),
 		cmocka_unit_test(what_is_taken_back_ends_at_once),
 		cmocka_unit_test_setup(a_missed_renewal_is_seen_everywhere, make_dir),
+		cmocka_unit_test_setup(health_ends_before_the_identity, make_dir),
 		cmocka_unit_test_setup(failures_are_logged_when_they_are_news, make_dir),
 		cmocka_unit_test_setup(a_failure_that_comes_too_soon_is_said_later, make_dir),
 		cmocka_unit_test_setup(a_key_of_root_may_be_read_by_its_group_and_no_more, make_dir),

@@ -78,6 +78,17 @@ static void overdue_is_less_than_a_third(void **state)
 	assert_true(mesh__rotation_is_valid(&life, &now));
 }
 
+static void nearly_over_is_less_than_a_tenth(void **state)
+{
+	struct mesh__lifetime life = fresh(3600);
+	struct mesh__clocks now = clocks_at(begin.wall_ns + 3239 * SEC, 0);
+
+	(void)state;
+	assert_false(mesh__rotation_is_nearly_over(&life, &now));
+	now.wall_ns += 2 * SEC;
+	assert_true(mesh__rotation_is_nearly_over(&life, &now));
+}
+
 static void it_is_valid_to_the_end_of_its_last_second(void **state)
 {
 	struct mesh__lifetime life = fresh(3600);
@@ -170,6 +181,7 @@ int main(void)
 		cmocka_unit_test(a_short_life_is_renewed_in_time_and_not_all_the_time),
 		cmocka_unit_test(what_came_late_is_renewed_at_half_of_what_is_left),
 		cmocka_unit_test(overdue_is_less_than_a_third),
+		cmocka_unit_test(nearly_over_is_less_than_a_tenth),
 		cmocka_unit_test(it_is_valid_to_the_end_of_its_last_second),
 		cmocka_unit_test(an_hour_forward_renews_at_once),
 		cmocka_unit_test(an_hour_back_renews_at_once),
