@@ -74,7 +74,8 @@ MESH_API const char *mesh_server_address(const mesh_server *server);
 
 /*
  * The standard health service (grpc.health.v1) says this of `service` ("" is the whole server). A started server says
- * SERVING of itself, of its service name, and of every gRPC service with a handler; while it drains, NOT_SERVING.
+ * SERVING of itself, of its service name, and of every gRPC service with a handler; while it drains, NOT_SERVING, and also
+ * while its identity is about to end, see mesh-identity(7).
  *
  * thread   any
  * errors   MESH_E_INVALID (NULL), MESH_E_CLOSING, MESH_E_FORKED, MESH_E_NOMEM
