@@ -1076,6 +1076,55 @@ static void a_call_waits_for_the_first_identity(void **state)
 	agent_stop(&agent);
 }
 
+/* On several loops: one in three is cancelled, one in three has no patience, the others go on when it comes, or end with the mesh. */
+static void calls_that_wait_for_an_identity_may_leave_the_line(void **state)
+{
+	enum { CALLS = 90 };
+	static struct agent_message message;
+	static struct agent agent;
+	const struct certificate *own = &root;
+	struct mesh_call_options opts = grpc_call("/t.S/Echo", "x", 1);
+	mesh_call *calls[CALLS];
+	mesh_client *client;
+	mesh_server *server;
+	mesh *m;
+
+	(void)state;
+	message.len = 0;
+	add_svid(&message, USERS, &users, &own, 1);
+	for (int round = 0; round < 2; round++) {
+		bool comes = round == 0;
+
+		agent_start(&agent);
+		m = OPEN_MESH("users", "tls", "on", "identity", agent.endpoint, "namespace", "shop", "resolve.timeout", "30s", "timeout", "40s", "loops", "4");
+		server = new_server(m, NULL);
+		add_handler(server, "*", MESH_HANDLER_GRPC, answer_echo, NULL);
+		start_server(server);
+		client = new_client(m, "users");
+		for (int i = 0; i < CALLS; i++) {
+			opts.timeout_ms = i % 3 == 1 ? 20 : 0;
+			assert_int_equal(mesh_client_start(client, &opts, &calls[i], NULL), 0);
+		}
+		for (int i = 0; i < CALLS; i += 3)
+			mesh_call_cancel(calls[i]);
+		for (int i = 1; i < CALLS; i += 3)
+			assert_int_equal(mesh_call_wait(calls[i], 30000, NULL), MESH_E_DEADLINE);
+		if (comes)
+			agent_say(&agent, &message);
+		for (int i = 0; comes && i < CALLS; i++)
+			assert_int_equal(mesh_call_wait(calls[i], 30000, NULL), i % 3 == 0 ? MESH_E_CANCELLED : i % 3 == 1 ? MESH_E_DEADLINE : 0);
+		mesh_client_free(client);
+		mesh_server_free(server);
+		mesh_close(m);
+		for (int i = 0; i < CALLS; i++) {
+			assert_int_equal(mesh_call_wait(calls[i], 0, NULL),
+					 i % 3 == 0 ? MESH_E_CANCELLED : i % 3 == 1 ? MESH_E_DEADLINE : comes ? 0 : MESH_E_CLOSING);
+			mesh_call_unref(calls[i]);
+		}
+		agent_stop(&agent);
+	}
+}
+
 /* Else every connection would make way for one like itself, over and over. */
 static void another_identity_that_expires_ends_no_connection(void **state)
 {
@@ -1131,6 +1180,7 @@ int main(void)
 		cmocka_unit_test(a_key_over_the_network_is_warned_of),
 		cmocka_unit_test(the_identity_that_a_hint_names_is_ours),
 		cmocka_unit_test(a_call_waits_for_the_first_identity),
+		cmocka_unit_test(calls_that_wait_for_an_identity_may_leave_the_line),
 		cmocka_unit_test(another_identity_that_expires_ends_no_connection),
 	};
 
