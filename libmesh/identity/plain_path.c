@@ -7,7 +7,7 @@ bool mesh__plain_path_is(const char *path, size_t len)
 	for (size_t i = 0; i < len; i++) {
 		char next = i + 1 < len ? path[i + 1] : '\0';
 
-		if (path[i] == '%' || path[i] == ';' || path[i] == '#' || path[i] == '\\' || (path[i] == '/' && (next == '/' || next == '.')))
+		if (path[i] == '%' || path[i] == ';' || path[i] == '?' || path[i] == '#' || path[i] == '\\' || (path[i] == '/' && (next == '/' || next == '.')))
 			return false;
 	}
 	return true;
@@ -25,7 +25,7 @@ static size_t decode(const char *path, size_t len, char *out)
 {
 	size_t made = 0;
 
-	for (size_t i = 0; i < len && path[i] != '#'; i++) {
+	for (size_t i = 0; i < len && path[i] != '?' && path[i] != '#'; i++) {
 		char c = path[i];
 
 		if (c == ';') {

@@ -11,9 +11,9 @@
 bool mesh__plain_path_is(const char *path, size_t len); /* false: it may have a plainer form */
 
 /*
- * Into `out`, which has room for `len` bytes; *made is the length of what is there then. In this order: parameters of segments (from ';' on) go, and so
- * does all from '#' on, %XX is decoded once, '\\' is '/', "//" is '/', and "." goes. What does not begin with '/' stays as it is. `is_prefix`: its last segment
- * may go on, and is no "." yet.
+ * Into `out`, which has room for `len` bytes; *made is the length of what is there then. In this order: parameters of segments (from ';' on) go, and
+ * so does all from '?' or '#' on, %XX is decoded once, '\' is '/', "//" is '/', and "." goes. What does not begin with '/' stays as it is.
+ * `is_prefix`: its last segment may go on, and is no "." yet.
  *
  * false: it has no one plain form, since handlers differ too much: it has a segment "..", which leads elsewhere before and after decoding, or
  * a zero byte, which ends it for some.

@@ -189,7 +189,8 @@ static void paths_have_a_plain_form(void **state)
 	static const char *const forms[][2] = {
 		{ "/", "/" }, { "//", "/" }, { "/a", "/a" }, { "/a/", "/a/" }, { "//a///b", "/a/b" }, { "/./a", "/a" }, { "/a/.", "/a/" }, { "/a/..", NULL },
 		{ "/a/../b", NULL }, { "/..", NULL }, { "/a/b/%2E./c/", NULL }, { "/a/..;x/b", NULL }, { "/a\\..\\b", NULL }, { "/a%2f..", NULL }, { "/a%00", NULL },
-		{ "/a/%00/b", NULL }, { "/...", "/..." }, { "/..a", "/..a" }, { "/a..", "/a.." }, { "/a#b", "/a" }, { "/#/a", "/" }, { "/.well-known/x", "/.well-known/x" },
+		{ "/a/%00/b", NULL }, { "/...", "/..." }, { "/..a", "/..a" }, { "/a..", "/a.." }, { "/a#b", "/a" }, { "/a?b", "/a" }, { "/a?/../b", "/a" },
+		{ "/#/a", "/" }, { "/.well-known/x", "/.well-known/x" },
 		{ "/%61dmin", "/admin" }, { "/%2e%2E/a", NULL }, { "/%2e/a", "/a" }, { "/a%2fb", "/a/b" }, { "/a%5Cb", "/a/b" }, { "/a\\b", "/a/b" }, { "/%2561", "/%61" },
 		{ "/a%", "/a%" }, { "/a%4", "/a%4" }, { "/a%zz", "/a%zz" }, { "/a;v=1/b;x", "/a/b" }, { "/;/a", "/a" }, { "/.;/a", "/a" }, { "*", "*" }, { "", "" },
 	};
@@ -219,7 +220,8 @@ static void another_spelling_changes_nothing(void **state)
 	static const char *const spellings[] = { "/admin/x", "//admin/x", "/%61dmin/x", "/./admin/x", "/public/../admin/x", "/public/%2e%2e/admin/x", "/admin;v=1/x",
 						 "/admin%2fx", "/public/..%2fadmin/x", "/\\admin/x",
 						 /* to who resolves dots before decoding, not at all, or stops at a zero byte or a fragment: */
-						 "/%61dmin/../z", "/x/../admin/%2e%2e/z", "/admin;/..;/z", "/exact%00", "/exact%00/z", "/exact#z", "/public/.%00./admin" };
+						 "/%61dmin/../z", "/x/../admin/%2e%2e/z", "/admin;/..;/z", "/exact%00", "/exact%00/z", "/exact#z", "/exact?z" /* gRPC */,
+						 "/public/.%00./admin" };
 	static const char *const good[] = { "/public/x", "/public//x", "/public/a%20b", "/my%20docs/x", "/one;v=2", "/.hidden", "/d/.git" };
 	struct mesh__policy *denies = parse("{\"rules\": [{\"deny\": [\"*\"], \"paths\": [\"/admin/*\", \"/exact\"]}]}");
 	struct mesh__policy *allows = parse("{\"rules\": [{\"allow\": [\"*\"], \"paths\": [\"/public/*\", \"/my%20docs/*\", \"/one;v=2\", \"/.h*\", \"/d/.*\"]}]}");
