@@ -231,6 +231,14 @@ static bool is_certificate_next(const mbedtls_ssl_context *ssl)
 	return ssl->state == (is_client ? MBEDTLS_SSL_SERVER_CERTIFICATE : MBEDTLS_SSL_CLIENT_CERTIFICATE);
 }
 
+/* The next step takes the peer's signature, by which it shows that it has the key of its certificate. */
+static bool is_proof_next(const mbedtls_ssl_context *ssl)
+{
+	bool is_client = mbedtls_ssl_conf_get_endpoint(ssl->conf) == MBEDTLS_SSL_IS_CLIENT;
+
+	return ssl->state == (is_client ? MBEDTLS_SSL_CERTIFICATE_VERIFY : MBEDTLS_SSL_CLIENT_CERTIFICATE_VERIFY);
+}
+
 /* It is at hand. mbedTLS takes no message with a context here, so that the head has a fixed length. */
 static bool is_at_certificate(const mbedtls_ssl_context *ssl)
 {
@@ -629,7 +637,7 @@ static void remember_error(struct mesh__tls *tls, int rc)
 		remember(tls, "protocol", "the peer does not speak TLS 1.3, and nothing older is spoken here");
 		return;
 	case MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE:
-		if (tls->is_verified) { /* which only means that it could show the certificate */
+		if (is_proof_next(&tls->ssl)) {
 			remember(tls, "protocol", "the peer cannot prove that the certificate it shows is its own: what it signed does not fit");
 			return;
 		}
