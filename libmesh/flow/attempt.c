@@ -59,6 +59,8 @@ static void fail(struct mesh_call *call, int32_t code, const char *format, ...)
 	mesh__text_addv(&text, format, args);
 	va_end(args);
 	fold_repetition(call, &text, begin);
+	if (text.is_cut && text.len == MESH__CALL_HISTORY_MAX - 1)
+		memcpy(text.data + text.len - 3, "...", 3); /* there was more to say */
 	call->history_len = text.len;
 }
 

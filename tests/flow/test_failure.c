@@ -414,6 +414,27 @@ static void a_server_that_hangs_up_is_explained(void **state)
 	hang_up_on_a_caller("on");
 }
 
+/* More to say than there is room for: the sentence ends with dots, and what follows it is whole. */
+static void many_reasons_end_with_dots(void **state)
+{
+	struct mesh_call_options one = http_call("/");
+	struct mesh_error err = MESH_ERROR_INIT;
+	char uri[512] = "static:gone=";
+	mesh_client *client;
+	mesh *m;
+
+	(void)state;
+	for (int i = 0; i < 10; i++)
+		snprintf(uri + strlen(uri), sizeof(uri) - strlen(uri), "%s127.100.100.10%d:1", i ? "," : "", i);
+	m = OPEN_MESH("caller", "discovery", uri, "attempts", "10");
+	client = new_client(m, "gone");
+	assert_int_equal(mesh_client_call(client, &one, NULL, &err), MESH_E_CONNECT);
+	if (!strstr(err.message, "... (no attempt is left: option attempts)"))
+		fail_msg("%s", err.message);
+	mesh_client_free(client);
+	mesh_close(m);
+}
+
 /* ---- two at once ---- */
 
 static void a_busy_address_is_named(void **state)
@@ -450,6 +471,7 @@ int main(void)
 		cmocka_unit_test(a_silent_server_is_found_out_by_keepalive),
 		cmocka_unit_test(a_silent_server_is_found_out_by_the_handshake),
 		cmocka_unit_test(a_server_that_hangs_up_is_explained),
+		cmocka_unit_test(many_reasons_end_with_dots),
 		cmocka_unit_test(a_busy_address_is_named),
 	};
 
