@@ -19,12 +19,11 @@ static int set_up(void **state)
 	if (make_test_dir(state))
 		return -1;
 	snprintf(state_dir, sizeof(state_dir), "%s/state", test_dir);
-	return setenv("MESH_STATE_DIR", state_dir, 1) || setenv("MESH_TLS", "on", 1);
+	return setenv("MESH_STATE_DIR", state_dir, 1);
 }
 
 static int tear_down(void **state)
 {
-	unsetenv("MESH_TLS");
 	unsetenv("MESH_STATE_DIR");
 	return remove_test_dir(state);
 }
