@@ -565,11 +565,10 @@ static void begin_handshake(struct mesh__conn *conn)
 
 static void handshake_failed(struct mesh__conn *conn)
 {
-	static const uint8_t alert[] = { 21, 3, 3, 0, 2, 2, 80 }; /* internal error */
 	struct mesh__secure *secure = conn->secure;
 
 	if (conn->is_server && !secure->tls) /* there was nothing yet that could have told the client */
-		mesh__socket_send(conn->fd, alert, sizeof(alert));
+		mesh__socket_send(conn->fd, mesh__tls_cannot_begin, sizeof(mesh__tls_cannot_begin));
 	if (secure->code == MESH_E_IDENTITY && (!conn->lp->complained_ns || conn->lp->now_ns - conn->lp->complained_ns >= COMPLAIN_EVERY_NS)) {
 		conn->lp->complained_ns = conn->lp->now_ns;
 		mesh__log_write(conn->lp->log, MESH_LOG_ERROR, "no TLS handshake: %s", secure->why);

@@ -892,6 +892,10 @@ bool mesh__tls_is_alert(const struct mesh__tls *tls)
 	return tls->is_alert;
 }
 
+const uint8_t mesh__tls_cannot_begin[7] = {
+	RECORD_ALERT, 3, 3, 0, 2, MBEDTLS_SSL_ALERT_LEVEL_FATAL, MBEDTLS_SSL_ALERT_MSG_INTERNAL_ERROR,
+};
+
 bool mesh__tls_is_hello(const uint8_t *data, size_t len)
 {
 	return len >= 2 && data[0] == RECORD_HANDSHAKE && data[1] == 3;

@@ -100,4 +100,7 @@ const char *mesh__tls_name_plaintext(const uint8_t *data, size_t len);
 bool mesh__tls_is_hello(const uint8_t *data, size_t len);
 bool mesh__tls_is_alert_record(const uint8_t *data, size_t len);
 
+/* An alert in the clear (internal error), for a client with whom no session can begin. */
+extern const uint8_t mesh__tls_cannot_begin[7];
+
 #endif
